@@ -1,0 +1,267 @@
+//! The seam between the engine and the world.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::buf::IoBuf;
+use crate::error::Result;
+use crate::reply::{Disconnected, Reply};
+
+/// A directory of a store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Dir {
+    /// The store's own directory.
+    Root,
+    /// The directory of one shard.
+    Shard(u16),
+}
+
+impl fmt::Display for Dir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Root => f.write_str("."),
+            Self::Shard(shard) => write!(f, "shard-{shard:03}"),
+        }
+    }
+}
+
+/// What a file is for. It becomes the extension of its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum FileKind {
+    /// The store's identity: `.super`.
+    Superblock,
+    /// Write-ahead log: `.wal`.
+    Wal,
+    /// Log of the set of live segments: `.manifest`.
+    Manifest,
+    /// Immutable sorted file: `.segment`.
+    Segment,
+}
+
+impl FileKind {
+    /// All kinds, in the order of their extensions' first use.
+    pub const ALL: [Self; 4] = [Self::Superblock, Self::Wal, Self::Manifest, Self::Segment];
+
+    /// The extension of such a file's name.
+    #[must_use]
+    pub const fn extension(self) -> &'static str {
+        match self {
+            Self::Superblock => "super",
+            Self::Wal => "wal",
+            Self::Manifest => "manifest",
+            Self::Segment => "segment",
+        }
+    }
+}
+
+/// The name of a file: a directory, a number and a kind. Nothing a user chose is ever part of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FileName {
+    /// The directory that holds it.
+    pub dir: Dir,
+    /// What it is for.
+    pub kind: FileKind,
+    /// Its number, unique for its kind and directory.
+    pub number: u64,
+}
+
+impl FileName {
+    /// The last part of the path: 16 hexadecimal digits and the kind's extension.
+    #[must_use]
+    pub fn leaf(&self) -> String {
+        format!("{:016x}.{}", self.number, self.kind.extension())
+    }
+
+    /// Reads back what [`FileName::leaf`] wrote; `None` for any other name.
+    #[must_use]
+    pub fn parse(dir: Dir, leaf: &str) -> Option<Self> {
+        let (digits, extension) = leaf.split_once('.')?;
+        let kind = FileKind::ALL.into_iter().find(|kind| kind.extension() == extension)?;
+        let number = u64::from_str_radix(digits, 16).ok()?;
+        let name = Self { dir, kind, number };
+        (name.leaf() == leaf).then_some(name)
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.dir {
+            Dir::Root => f.write_str(&self.leaf()),
+            Dir::Shard(_) => write!(f, "{}/{}", self.dir, self.leaf()),
+        }
+    }
+}
+
+/// How to open a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// Create it; fail if the name is taken.
+    CreateNew,
+    /// Open an existing file for reading and writing.
+    ReadWrite,
+    /// Open an existing file for reading only.
+    Read,
+}
+
+/// What a write promises when it resolves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WriteSync {
+    /// The bytes can be read back by this process. A crash may lose them.
+    None,
+    /// The bytes, and the length needed to read them, survive a crash. How (a linked fdatasync, a DSYNC write, a
+    /// write and then a sync) is the calibrated sync mode of the world.
+    Durable,
+}
+
+/// The scheduling class of a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TaskClass {
+    /// Requests of users: reads, and accepting commits.
+    Foreground,
+    /// Making commits durable.
+    Commit,
+    /// Flush, compaction, deletion. Such tasks yield at least every 500 us.
+    Background,
+}
+
+impl TaskClass {
+    /// All classes, most urgent first.
+    pub const ALL: [Self; 3] = [Self::Foreground, Self::Commit, Self::Background];
+}
+
+/// An open file. Clones share the descriptor, which is closed when the last clone is dropped and no operation on it
+/// is in flight. An operation whose future is dropped still runs to its end in the background.
+pub trait File: Clone + 'static {
+    /// The name it was opened under.
+    fn name(&self) -> FileName;
+
+    /// Fills the whole buffer from `offset`, which is a multiple of the I/O unit.
+    ///
+    /// The buffer comes back whatever happens. Errors: [`crate::Error::ShortFile`] if the file ends first.
+    fn read_at(&self, offset: u64, buf: IoBuf) -> impl Future<Output = (IoBuf, Result<()>)>;
+
+    /// Writes the whole buffer at `offset`, which is a multiple of the I/O unit. May grow the file.
+    fn write_at(&self, offset: u64, buf: IoBuf, sync: WriteSync) -> impl Future<Output = (IoBuf, Result<()>)>;
+
+    /// Makes every write that has resolved so far durable, with the length needed to read it.
+    fn sync_data(&self) -> impl Future<Output = Result<()>>;
+
+    /// Fills bytes `0..bytes` with real zeros and makes them durable, so that later writes there change no metadata.
+    fn zero_fill(&self, bytes: u64) -> impl Future<Output = Result<()>>;
+
+    /// The length in bytes.
+    fn len(&self) -> impl Future<Output = Result<u64>>;
+}
+
+/// What one task host (a shard's core, or a service) may do to the world. Clones are handles to the same host.
+pub trait Env: Clone + 'static {
+    /// The files of this world.
+    type File: File;
+
+    /// Starts a task on this host. A panic inside it ends the host and is reported to the [`PanicHook`].
+    fn spawn(&self, class: TaskClass, name: &'static str, future: impl Future<Output = ()> + 'static);
+
+    /// Time since the world began. Never goes back.
+    fn now(&self) -> Duration;
+
+    /// Resolves after `duration`.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Lets the other runnable tasks of this host run once.
+    fn yield_now(&self) -> impl Future<Output = ()>;
+
+    /// A random number, from the system or from the simulation's seed.
+    fn random(&self) -> u64;
+
+    /// A zeroed aligned buffer of `bytes`, rounded up to the I/O unit. Waits while the host's buffer memory is used up.
+    fn buffer(&self, bytes: usize) -> impl Future<Output = IoBuf>;
+
+    /// How many reads are worth having in flight at once on this host.
+    fn read_depth(&self) -> usize;
+
+    /// Opens or creates a file. A created file's name survives a crash only after [`Env::sync_dir`].
+    fn open(&self, name: FileName, mode: OpenMode) -> impl Future<Output = Result<Self::File>>;
+
+    /// Removes a file's name. Open handles stay usable. Durable only after [`Env::sync_dir`].
+    fn remove(&self, name: FileName) -> impl Future<Output = Result<()>>;
+
+    /// The files in a directory, in order of name; empty if the directory does not exist.
+    ///
+    /// Errors: [`crate::Error::ForeignFile`] for a name the engine never gives.
+    fn list(&self, dir: Dir) -> impl Future<Output = Result<Vec<FileName>>>;
+
+    /// Creates a directory and makes its name durable. Not an error if it is there.
+    fn create_dir(&self, dir: Dir) -> impl Future<Output = Result<()>>;
+
+    /// Makes the names created in and removed from a directory durable.
+    fn sync_dir(&self, dir: Dir) -> impl Future<Output = Result<()>>;
+
+    /// Bytes that the filesystem still has for the store.
+    fn free_bytes(&self) -> impl Future<Output = Result<u64>>;
+}
+
+/// Where a host runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// Pinned to the core chosen for this shard.
+    Shard(u16),
+    /// On any core: services that wait more than they work.
+    Floating,
+}
+
+/// What is known of a task that panicked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PanicReport {
+    /// The name of its host.
+    pub host: String,
+    /// The name of the task.
+    pub task: &'static str,
+    /// The panic's message.
+    pub message: String,
+}
+
+/// Called with the report of every task that panics, on the thread of its host.
+pub type PanicHook = Arc<dyn Fn(PanicReport) + Send + Sync>;
+
+/// A running host.
+#[derive(Debug)]
+pub struct Running {
+    finished: Reply<()>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Running {
+    /// A host that reports through `finished` and, in the real world, runs on `thread`.
+    #[must_use]
+    pub fn new(finished: Reply<()>, thread: Option<std::thread::JoinHandle<()>>) -> Self {
+        Self { finished, thread }
+    }
+
+    /// Resolves when the host has ended: its main future returned or panicked, and its operations are drained.
+    pub async fn finished(mut self) {
+        // Both an answer and a vanished host mean that it has ended.
+        let _: Result<(), Disconnected> = Pin::new(&mut self.finished).await;
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+/// A machine, real or simulated, with one store's directory on it.
+pub trait World: Clone + 'static {
+    /// The hosts of this world.
+    type Env: Env;
+
+    /// Starts a host with `main` as its first task. When `main` returns, the host's other tasks are dropped, its
+    /// operations drained, and it ends.
+    ///
+    /// # Errors
+    /// If the thread or its ring cannot be set up.
+    fn start<F, Fut>(&self, place: Place, name: &str, on_panic: PanicHook, main: F) -> Result<Running>
+    where
+        F: FnOnce(Self::Env) -> Fut + Send + 'static,
+        Fut: Future<Output = ()> + 'static;
+}

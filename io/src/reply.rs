@@ -1,0 +1,63 @@
+//! One answer to one request, awaited on any runtime or by a blocked thread.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_channel::oneshot;
+
+/// The asked side has gone without answering: its shard or service has stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the engine stopped before it answered")]
+pub struct Disconnected;
+
+/// The answering half of a [`reply`] pair.
+#[derive(Debug)]
+pub struct ReplySender<T>(oneshot::Sender<T>);
+
+/// The asking half of a [`reply`] pair: a future that needs no particular runtime.
+#[derive(Debug)]
+pub struct Reply<T>(oneshot::Receiver<T>);
+
+/// Makes a pair over which exactly one value travels.
+#[must_use]
+pub fn reply<T>() -> (ReplySender<T>, Reply<T>) {
+    let (sender, receiver) = oneshot::channel();
+    (ReplySender(sender), Reply(receiver))
+}
+
+impl<T> ReplySender<T> {
+    /// Answers. An asker that has given up is not an error: the answer is dropped.
+    pub fn send(self, value: T) {
+        drop(self.0.send(value));
+    }
+
+    /// Whether the asker has dropped its half.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.0.is_canceled()
+    }
+}
+
+impl<T> Reply<T> {
+    /// Blocks the calling thread until the answer is there. Never call it on a shard's thread.
+    ///
+    /// # Errors
+    /// [`Disconnected`] if the answering half was dropped.
+    pub fn wait(self) -> Result<T, Disconnected> {
+        block_on(self)
+    }
+}
+
+impl<T> Future for Reply<T> {
+    type Output = Result<T, Disconnected>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|answer| answer.map_err(|_| Disconnected))
+    }
+}
+
+/// Runs a future on the calling thread, which sleeps while the future waits. Never call it on a shard's thread.
+pub fn block_on<F: Future>(future: F) -> F::Output {
+    pollster::block_on(future)
+}

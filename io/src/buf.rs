@@ -19,8 +19,8 @@ enum Home {
     Heap,
     Arena {
         arena: Rc<dyn ArenaHome>,
-        /// The registered buffer that holds the memory.
-        index: u16,
+        /// The registered buffer that holds the memory, if the kernel let us register it.
+        index: Option<u16>,
     },
 }
 
@@ -47,20 +47,18 @@ impl IoBuf {
         Self { ptr, len: capacity, capacity, home: Home::Heap }
     }
 
-    /// A buffer over arena memory, zeroed here.
+    /// A buffer over arena memory, with whatever the memory held before.
     ///
     /// # Safety
-    /// `ptr` points to `capacity` bytes, aligned to and a multiple of the unit, that stay allocated while `arena`
-    /// lives and belong to nobody else until `give_back`.
+    /// `ptr` points to `capacity` initialised bytes, aligned to and a multiple of the unit, that stay allocated while
+    /// `arena` lives and belong to nobody else until `give_back`.
     pub(crate) unsafe fn from_arena(
         ptr: NonNull<u8>,
         capacity: usize,
         arena: Rc<dyn ArenaHome>,
-        index: u16,
+        index: Option<u16>,
     ) -> Self {
         debug_assert!(capacity > 0 && capacity.is_multiple_of(IO_UNIT_BYTES));
-        // SAFETY: the caller vouches for `capacity` exclusive bytes at `ptr`.
-        unsafe { ptr.as_ptr().write_bytes(0, capacity) };
         Self { ptr, len: capacity, capacity, home: Home::Arena { arena, index } }
     }
 
@@ -89,7 +87,7 @@ impl IoBuf {
     /// The bytes.
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
-        // SAFETY: `len <= capacity` bytes at `ptr` are initialised (zeroed at the start) and borrowed with self.
+        // SAFETY: `len <= capacity` bytes at `ptr` are initialised (by `zeroed` or by the arena) and borrowed with self.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 
@@ -104,11 +102,16 @@ impl IoBuf {
         self.ptr.as_ptr()
     }
 
+    /// Whether the memory is an arena's, and so may hold what it held before.
+    pub(crate) fn is_from_arena(&self) -> bool {
+        matches!(self.home, Home::Arena { .. })
+    }
+
     /// The registered buffer that holds the memory, if it comes from a registered arena.
     pub(crate) fn registered_index(&self) -> Option<u16> {
         match &self.home {
             Home::Heap => None,
-            Home::Arena { index, .. } => Some(*index),
+            Home::Arena { index, .. } => *index,
         }
     }
 }

@@ -134,6 +134,10 @@ impl TaskClass {
 
 /// An open file. Clones share the descriptor, which is closed when the last clone is dropped and no operation on it
 /// is in flight. An operation whose future is dropped still runs to its end in the background.
+#[expect(
+    clippy::len_without_is_empty,
+    reason = "the length of a file takes an operation, and nobody asks whether it is 0"
+)]
 pub trait File: Clone + 'static {
     /// The name it was opened under.
     fn name(&self) -> FileName;
@@ -144,7 +148,8 @@ pub trait File: Clone + 'static {
     fn read_at(&self, offset: u64, buf: IoBuf) -> impl Future<Output = (IoBuf, Result<()>)>;
 
     /// Writes the whole buffer at `offset`, which is a multiple of the I/O unit. May grow the file.
-    fn write_at(&self, offset: u64, buf: IoBuf, sync: WriteSync) -> impl Future<Output = (IoBuf, Result<()>)>;
+    fn write_at(&self, offset: u64, buf: IoBuf, sync: WriteSync)
+    -> impl Future<Output = (IoBuf, Result<()>)>;
 
     /// Makes every write that has resolved so far durable, with the length needed to read it.
     fn sync_data(&self) -> impl Future<Output = Result<()>>;
@@ -178,6 +183,11 @@ pub trait Env: Clone + 'static {
 
     /// A zeroed aligned buffer of `bytes`, rounded up to the I/O unit. Waits while the host's buffer memory is used up.
     fn buffer(&self, bytes: usize) -> impl Future<Output = IoBuf>;
+
+    /// Like [`Env::buffer`], but the bytes may be left over from an earlier use: for a read that fills it.
+    fn read_buffer(&self, bytes: usize) -> impl Future<Output = IoBuf> {
+        self.buffer(bytes)
+    }
 
     /// How many reads are worth having in flight at once on this host.
     fn read_depth(&self) -> usize;

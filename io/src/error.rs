@@ -117,6 +117,16 @@ pub enum Error {
         /// What to do about it.
         remedy: String,
     },
+    /// A setting has a value that cannot be used.
+    #[error("the setting {name} cannot be {value}: {why}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it, and what would do.
+        why: String,
+    },
     /// A name in the store's directory is not one that the engine gives.
     #[error("{file} is not a file of this store: move it elsewhere")]
     ForeignFile {

@@ -18,6 +18,7 @@ pub mod num;
 pub mod real;
 mod reply;
 pub mod sim;
+mod sync_mode;
 mod task;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
@@ -27,4 +28,5 @@ pub use env::{
 };
 pub use error::{Error, FileOp, Result};
 pub use reply::{Disconnected, Reply, ReplySender, block_on, reply};
+pub use sync_mode::{SyncMode, UnknownSyncMode};
 pub use task::{ReadyTask, TaskSet, Unpark};

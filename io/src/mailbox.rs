@@ -76,7 +76,10 @@ impl<M> Drop for Sender<M> {
 }
 
 impl<M> Sender<M> {
-    #[expect(clippy::expect_used, reason = "the queue is taken only by drop, after which nobody can call this")]
+    #[expect(
+        clippy::expect_used,
+        reason = "the queue is taken only by drop, after which nobody can call this"
+    )]
     fn queue(&self) -> &crossbeam_channel::Sender<M> {
         self.queue.as_ref().expect("a living sender has its queue")
     }
@@ -127,6 +130,12 @@ impl<M> Sender<M> {
         self.queue().send(message).map_err(|_| Disconnected)?;
         self.signals.receiver.wake();
         Ok(())
+    }
+
+    /// Whether the receiver is gone, so that nothing sent can arrive.
+    #[must_use]
+    pub fn is_disconnected(&self) -> bool {
+        self.signals.receiver_gone.load(Ordering::SeqCst)
     }
 
     /// Sends if there is room at once; hands the message back if there is none or the receiver is gone.

@@ -1,0 +1,211 @@
+//! The loop of one host: polls ready tasks, feeds the ring, and waits in the ring when nothing is ready.
+//!
+//! A turn polls, in this order, the foreground tasks that were ready when it began, the commit tasks, and background
+//! tasks for at most 500 us; then it submits what they queued, takes completions and fires timers. Each class gets
+//! its share of every turn, so none starves, and a background task delays the others by one budget at most.
+//!
+//! The loop needs nothing of the thread it runs on. Any executor that can run one closure to its end can host it.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::counters::Rings;
+use super::directory::Root;
+use super::doorbell::Doorbell;
+use super::env::{Host, HostTuning, RealEnv};
+use super::ring::{Broken, Ring, RingPlan};
+use super::ring_setup;
+use crate::env::{PanicHook, PanicReport, TaskClass};
+use crate::error::Result;
+
+/// How long background tasks may run before the others are looked at.
+const BACKGROUND_BUDGET: Duration = Duration::from_micros(500);
+/// The longest wait in the ring: a bound on the damage if a wake-up were ever lost.
+const WAIT_MAX: Duration = Duration::from_millis(100);
+/// How often tasks spawned by the destructors of others are dropped before they are given up.
+const CLEAR_ROUNDS_MAX: usize = 16;
+
+/// What a host is to be.
+pub(super) struct Plan {
+    pub(super) ring: RingPlan,
+    pub(super) root: Arc<Root>,
+    pub(super) rings: Arc<Rings>,
+    pub(super) tuning: HostTuning,
+    pub(super) spin: Duration,
+    pub(super) on_panic: PanicHook,
+}
+
+/// Sets a host up on the calling thread, reports through `started`, and runs it until `main` returns or a task
+/// panics. Tells whether every operation is drained: if not, the kernel may still write to the store.
+pub(super) fn run<F, Fut>(plan: Plan, main: F, started: impl FnOnce(Result<()>)) -> bool
+where
+    F: FnOnce(RealEnv) -> Fut + 'static,
+    Fut: Future<Output = ()> + 'static,
+{
+    let Plan { ring, root, rings, tuning, spin, on_panic } = plan;
+    let name = ring.host.clone();
+    let made = Doorbell::new().map_err(|errno| ring_setup::refusal("a doorbell (eventfd)", errno));
+    let made = made.and_then(|doorbell| Ok((Ring::new(ring, Arc::clone(&doorbell))?, doorbell)));
+    let (ring, doorbell) = match made {
+        Ok(made) => made,
+        Err(error) => {
+            started(Err(error));
+            return true;
+        }
+    };
+    rings.add(Arc::clone(ring.counters()), ring.report().clone());
+    let host = Host::new(Rc::clone(&ring), doorbell, root, tuning);
+    let pump = Pump { host, name, on_panic, spin, main_returned: Rc::default() };
+    pump.spawn_main(main);
+    started(Ok(()));
+    if let Err(stop) = pump.drive() {
+        pump.report(stop);
+    }
+    let drained = pump.shut_down();
+    rings.end(ring.counters());
+    drained
+}
+
+/// Why a host ends before its main task has returned.
+enum Stop {
+    Panic { task: &'static str, message: String },
+    Ring(Broken),
+}
+
+impl From<Broken> for Stop {
+    fn from(broken: Broken) -> Self {
+        Self::Ring(broken)
+    }
+}
+
+struct Pump {
+    host: Rc<Host>,
+    name: String,
+    on_panic: PanicHook,
+    spin: Duration,
+    main_returned: Rc<Cell<bool>>,
+}
+
+impl Pump {
+    fn spawn_main<F, Fut>(&self, main: F)
+    where
+        F: FnOnce(RealEnv) -> Fut + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let env = RealEnv::new(Rc::clone(&self.host));
+        let returned = Rc::clone(&self.main_returned);
+        self.host.tasks.spawn(TaskClass::Foreground, "main", async move {
+            main(env).await;
+            returned.set(true);
+        });
+    }
+
+    fn drive(&self) -> Result<(), Stop> {
+        loop {
+            for class in TaskClass::ALL {
+                self.run_ready(class)?;
+            }
+            if self.main_returned.get() {
+                return Ok(());
+            }
+            let deadline = self.host.timers.fire();
+            if self.has_ready() {
+                self.host.ring.submit()?;
+            } else {
+                self.idle(deadline)?;
+            }
+            self.host.ring.reap();
+        }
+    }
+
+    fn has_ready(&self) -> bool {
+        TaskClass::ALL.into_iter().any(|class| self.host.tasks.ready_len(class) > 0)
+    }
+
+    /// Polls the tasks of a class that are ready now; those that become ready meanwhile wait for the next turn.
+    fn run_ready(&self, class: TaskClass) -> Result<(), Stop> {
+        let ready = self.host.tasks.ready_len(class);
+        let started = (class == TaskClass::Background && ready > 0).then(Instant::now);
+        for _ in 0..ready {
+            let Some(task) = self.host.tasks.take_ready(class, 0) else { break };
+            let name = task.name();
+            // The set catches what a future's poll panics with; this catches its destructor as well.
+            let polled = catch_unwind(AssertUnwindSafe(|| self.host.tasks.poll(task)));
+            match polled {
+                Ok(Ok(())) => {}
+                Ok(Err((task, message))) => return Err(Stop::Panic { task, message }),
+                Err(_) => {
+                    let message = "the destructor of a finished task panicked".to_owned();
+                    return Err(Stop::Panic { task: name, message });
+                }
+            }
+            if started.is_some_and(|started| started.elapsed() >= BACKGROUND_BUDGET) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for a completion, a wake-up from another thread or the next timer.
+    fn idle(&self, deadline: Option<Instant>) -> Result<(), Broken> {
+        let Host { ring, doorbell, .. } = &*self.host;
+        if !self.spin.is_zero() {
+            ring.submit()?;
+            let end = Instant::now() + self.spin;
+            let end = deadline.map_or(end, |deadline| deadline.min(end));
+            while Instant::now() < end {
+                if self.has_ready() || ring.has_completions() {
+                    return ring.submit();
+                }
+                std::hint::spin_loop();
+            }
+        }
+        doorbell.park();
+        if self.has_ready() {
+            doorbell.awake();
+            return ring.submit();
+        }
+        let until_timer = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let waited = ring.wait(until_timer.map_or(WAIT_MAX, |duration| duration.min(WAIT_MAX)));
+        doorbell.awake();
+        waited
+    }
+
+    fn report(&self, stop: Stop) {
+        let (task, message) = match stop {
+            Stop::Panic { task, message } => (task, message),
+            Stop::Ring(broken) => ("ring", broken.to_string()),
+        };
+        tracing::error!(host = %self.name, task, message, "a host ends early");
+        let report = PanicReport { host: self.name.clone(), task, message };
+        if catch_unwind(AssertUnwindSafe(|| (self.on_panic)(report))).is_err() {
+            tracing::error!(host = %self.name, "the panic hook panicked");
+        }
+    }
+
+    /// Drops every task, waits for the kernel to finish with every buffer, and closes the ring. Tells whether it is
+    /// closed.
+    fn shut_down(&self) -> bool {
+        let tasks = &self.host.tasks;
+        for _ in 0..CLEAR_ROUNDS_MAX {
+            if tasks.is_empty() {
+                break;
+            }
+            if catch_unwind(AssertUnwindSafe(|| tasks.clear())).is_err() {
+                tracing::error!(host = %self.name, "the destructor of a task panicked while its host ended");
+            }
+        }
+        if !tasks.is_empty() {
+            tracing::error!(host = %self.name, "tasks keep spawning others while their host ends: some are lost");
+        }
+        let closed = self.host.ring.close();
+        if let Err(broken) = closed {
+            tracing::error!(host = %self.name, %broken, "the ring could not be drained: its buffers are lost");
+        }
+        closed.is_ok()
+    }
+}

@@ -1,0 +1,51 @@
+//! What can be set for a shard.
+
+use std::time::Duration;
+
+/// Settings of a shard. Every value has a default for a machine with 1 GiB of memory a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ShardConfig {
+    /// Length of a preallocated WAL file, in bytes.
+    pub wal_file_bytes: u64,
+    /// Frames that wait for the WAL, in bytes, before commits wait.
+    pub wal_queue_bytes_max: usize,
+    /// Frames of deferred commits that are gathered before they are written without a sync, in bytes.
+    pub wal_gather_bytes: usize,
+    /// A memtable is flushed when it holds this many bytes.
+    pub memtable_bytes_max: usize,
+    /// Memtables that wait to be flushed before commits wait.
+    pub memtables_frozen_max: usize,
+    /// A memtable that holds anything is flushed after this time.
+    pub memtable_age_max: Duration,
+    /// Memory for pages that were read, in bytes.
+    pub cache_bytes: u64,
+    /// Size of a page that holds more than one entry, in bytes; a multiple of 4096.
+    pub page_bytes: usize,
+    /// Segments of one size class, side by side, that are merged into one.
+    pub merge_fan_in: usize,
+    /// Segments that one merge reads at most.
+    pub merge_inputs_max: usize,
+    /// Requests that wait in the shard's mailbox before senders wait.
+    pub mailbox_len_max: usize,
+    /// Read requests that are worked on at once.
+    pub reads_in_flight_max: usize,
+}
+
+impl Default for ShardConfig {
+    fn default() -> Self {
+        Self {
+            wal_file_bytes: 64 << 20,
+            wal_queue_bytes_max: 64 << 20,
+            wal_gather_bytes: 1 << 20,
+            memtable_bytes_max: 64 << 20,
+            memtables_frozen_max: 2,
+            memtable_age_max: Duration::from_secs(300),
+            cache_bytes: 128 << 20,
+            page_bytes: 4096,
+            merge_fan_in: 4,
+            merge_inputs_max: 16,
+            mailbox_len_max: 1024,
+            reads_in_flight_max: 1024,
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! What shards, the barrier and readers say to each other. Every message owns what it carries.
+
+use std::sync::Arc;
+
+use op_engine_io::ReplySender;
+
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::ids::{BlockHash, CollectionId, Height, Seq, ShardId, Term};
+use crate::stats::ShardStats;
+
+pub use crate::manifest::Horizon;
+pub use crate::memtable::Value;
+pub use crate::range::{Direction, KeyRange};
+
+/// What a commit does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitKind {
+    /// Extends the chain by a block.
+    Block,
+    /// Changes collections outside the chain.
+    Global,
+    /// Takes the chain back.
+    Reorg,
+    /// Defines collections.
+    Schema,
+}
+
+/// One shard's part of a commit.
+#[derive(Debug, Clone)]
+pub struct CommitPart {
+    /// What the commit does.
+    pub kind: CommitKind,
+    /// Its number.
+    pub seq: Seq,
+    /// The number of the commit before it.
+    pub prev: Seq,
+    /// The height of the block, or the height that a reorg goes back to.
+    pub height: Height,
+    /// The hash of the block at that height.
+    pub hash: BlockHash,
+    /// The hash of the block below.
+    pub parent: BlockHash,
+    /// Operations, as [`crate::ops`] encodes them; for a reorg the rollback; for a schema the catalog.
+    pub payload: Arc<[u8]>,
+    /// Whether the commit's acknowledgement waits for its durability.
+    pub durable: bool,
+    /// What is known when it is sent.
+    pub progress: Progress,
+}
+
+/// What the barrier knows, told to shards with every commit and when nothing else is to be told.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Progress {
+    /// Commits up to here are durable on every shard.
+    pub cut: Seq,
+    /// The lowest height that a reorg can still reach, by the durable tip.
+    pub horizon: Horizon,
+}
+
+/// The views that must stay readable.
+#[derive(Debug, Clone, Default)]
+pub struct Pins {
+    /// Rises with every change, so that an older set never replaces a newer one.
+    pub version: u64,
+    /// The views, ascending.
+    pub views: Arc<[Seq]>,
+}
+
+/// Point look-ups, answered in the order of the keys.
+#[derive(Debug)]
+pub struct GetRequest {
+    /// What the reader sees.
+    pub view: Seq,
+    /// What to look up.
+    pub keys: Vec<(CollectionId, Box<[u8]>)>,
+    /// Gets a value, or none, for each key.
+    pub reply: ReplySender<Result<Vec<Option<Value>>>>,
+}
+
+/// An ordered scan of one collection on this shard.
+#[derive(Debug)]
+pub struct ScanRequest {
+    /// What the reader sees.
+    pub view: Seq,
+    /// The collection or index.
+    pub collection: CollectionId,
+    /// The keys.
+    pub range: KeyRange,
+    /// Which end to begin at.
+    pub direction: Direction,
+    /// Rows at most in one answer.
+    pub rows_max: usize,
+    /// Bytes of keys and values in one answer, roughly; at least one row is given.
+    pub bytes_max: usize,
+    /// Gets the rows.
+    pub reply: ReplySender<Result<ScanPage>>,
+}
+
+/// Some rows of a scan.
+#[derive(Debug, Clone, Default)]
+pub struct ScanPage {
+    /// Keys and values in the order of the scan.
+    pub rows: Vec<(Vec<u8>, Value)>,
+    /// Whether rows may follow: ask again from after the last key.
+    pub more: bool,
+}
+
+/// What a shard is asked.
+#[derive(Debug)]
+pub enum Request {
+    /// Take part in a commit.
+    Commit(CommitPart),
+    /// Make every commit so far durable, and say so.
+    Sync,
+    /// Record progress, since no commit follows soon.
+    Mark(Progress),
+    /// Keep these views readable. Answered with whether `added` can be.
+    Pin {
+        /// All pinned views.
+        pins: Pins,
+        /// The view that is new in the set, if the change adds one.
+        added: Option<Seq>,
+        /// Gets the answer.
+        reply: ReplySender<Result<()>>,
+    },
+    /// Look up keys.
+    Get(GetRequest),
+    /// Scan a range.
+    Scan(ScanRequest),
+    /// Flush everything that is durable, and answer when it is done.
+    Flush(ReplySender<Result<()>>),
+    /// Describe the shard.
+    Stats(ReplySender<ShardStats>),
+    /// Flush, and end.
+    Close(ReplySender<Result<()>>),
+}
+
+/// What a shard tells the barrier.
+#[derive(Debug)]
+pub enum Event {
+    /// Readers of this shard see commits up to here.
+    Applied(ShardId, Seq),
+    /// Commits up to here survive a crash on this shard.
+    Durable(ShardId, Seq),
+    /// The shard wants to flush a memtable that ends here.
+    CutWanted(ShardId, Seq),
+    /// The shard cannot make anything durable any more.
+    Failed(ShardId, Error),
+}
+
+/// What a shard found when it recovered.
+#[derive(Debug, Clone)]
+pub struct RecoveryReport {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its last commit without a gap before it.
+    pub last: Seq,
+    /// Where that commit ends: file and offset.
+    pub last_at: (String, u64),
+    /// The highest commit that any of its frames knows to be acknowledged.
+    pub acknowledged: Seq,
+    /// The highest number that it has seen, even beyond a gap.
+    pub seq_seen_max: Seq,
+    /// The highest term that it has seen.
+    pub term_max: Term,
+    /// The lowest height that a reorg could still reach.
+    pub horizon: Horizon,
+    /// Bytes after the last commit that look like an unfinished write.
+    pub torn_tail_bytes: u64,
+}
+
+/// How a shard goes on after its recovery.
+#[derive(Debug, Clone, Copy)]
+pub struct StartTerm {
+    /// The new term.
+    pub term: Term,
+    /// Commits above this number are discarded.
+    pub cut: Seq,
+    /// Numbers up to here are used up.
+    pub seq_floor: Seq,
+}
+
+/// What a shard serves from, once its term has started.
+#[derive(Debug, Clone)]
+pub struct Started {
+    /// The collections as of the cut.
+    pub catalog: Catalog,
+}

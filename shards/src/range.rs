@@ -1,0 +1,124 @@
+//! A stretch of keys and the way to go through it.
+
+use std::cmp::Ordering;
+use std::ops::Bound;
+
+/// The order in which entries come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// Keys ascending; of one key, the newest version first.
+    Forward,
+    /// Exactly the reverse: keys descending; of one key, the oldest version first.
+    Backward,
+}
+
+/// A stretch of keys. Whatever the direction, `start` is the low end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRange {
+    /// The low end.
+    pub start: Bound<Vec<u8>>,
+    /// The high end.
+    pub end: Bound<Vec<u8>>,
+}
+
+impl KeyRange {
+    /// Every key.
+    #[must_use]
+    pub fn all() -> Self {
+        Self { start: Bound::Unbounded, end: Bound::Unbounded }
+    }
+
+    /// The low end, borrowed.
+    #[must_use]
+    pub fn start(&self) -> Bound<&[u8]> {
+        borrowed(&self.start)
+    }
+
+    /// The high end, borrowed.
+    #[must_use]
+    pub fn end(&self) -> Bound<&[u8]> {
+        borrowed(&self.end)
+    }
+
+    /// Whether a key is not past the end that a reader reaches last.
+    #[must_use]
+    pub fn reaches(&self, key: &[u8], direction: Direction) -> bool {
+        match direction {
+            Direction::Forward => below_end(key, self.end()),
+            Direction::Backward => above_start(key, self.start()),
+        }
+    }
+
+    /// Whether a key lies in the range.
+    #[must_use]
+    pub fn contains(&self, key: &[u8]) -> bool {
+        above_start(key, self.start()) && below_end(key, self.end())
+    }
+}
+
+/// Whether no key can lie between two bounds.
+#[must_use]
+pub fn is_empty_range(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
+    match (start, end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(low), Bound::Included(high)) => low > high,
+        (Bound::Included(low) | Bound::Excluded(low), Bound::Included(high) | Bound::Excluded(high)) => {
+            low >= high
+        }
+    }
+}
+
+/// Compares two entries in the order in which files hold them: keys ascending, then newest first.
+#[must_use]
+pub fn internal_order(
+    (key, seq): (&[u8], crate::ids::Seq),
+    (other_key, other_seq): (&[u8], crate::ids::Seq),
+) -> Ordering {
+    key.cmp(other_key).then(other_seq.cmp(&seq))
+}
+
+fn borrowed(bound: &Bound<Vec<u8>>) -> Bound<&[u8]> {
+    bound.as_ref().map(Vec::as_slice)
+}
+
+fn above_start(key: &[u8], start: Bound<&[u8]>) -> bool {
+    match start {
+        Bound::Unbounded => true,
+        Bound::Included(low) => key >= low,
+        Bound::Excluded(low) => key > low,
+    }
+}
+
+fn below_end(key: &[u8], end: Bound<&[u8]>) -> bool {
+    match end {
+        Bound::Unbounded => true,
+        Bound::Included(high) => key <= high,
+        Bound::Excluded(high) => key < high,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn emptiness_follows_from_the_bounds() {
+        let (a, b) = (b"a".as_slice(), b"b".as_slice());
+        assert!(!is_empty_range(Bound::Included(a), Bound::Included(a)));
+        assert!(is_empty_range(Bound::Included(a), Bound::Excluded(a)));
+        assert!(is_empty_range(Bound::Excluded(a), Bound::Included(a)));
+        assert!(is_empty_range(Bound::Included(b), Bound::Included(a)));
+        assert!(!is_empty_range(Bound::Excluded(a), Bound::Excluded(b)));
+        assert!(!is_empty_range(Bound::Unbounded, Bound::Excluded(a)));
+    }
+
+    #[test]
+    fn ends_bound_a_range() {
+        let range = KeyRange { start: Bound::Excluded(b"b".to_vec()), end: Bound::Included(b"d".to_vec()) };
+        assert!(
+            !range.contains(b"b") && range.contains(b"c") && range.contains(b"d") && !range.contains(b"da")
+        );
+        assert!(range.reaches(b"a", Direction::Forward) && !range.reaches(b"e", Direction::Forward));
+        assert!(range.reaches(b"e", Direction::Backward) && !range.reaches(b"b", Direction::Backward));
+    }
+}

@@ -1,0 +1,330 @@
+//! Writes a segment, front to back.
+
+use op_engine_io::num::to_u64;
+use op_engine_io::{Env, File as _, IO_UNIT_BYTES, IoBuf, OpenMode, WriteSync};
+
+use super::filter::{FilterBuilder, FilterKey, FilterStep};
+use super::format::{Checksum, Footer, Header, MetaPage, Part, SegmentHome, UNIT, VERSION, pad};
+use super::index::IndexWriter;
+use super::page::PageWriter;
+use crate::error::{Error, Result};
+use crate::ids::{CollectionId, Height, Seq};
+use crate::mutants::{Mutant, active};
+use crate::ops::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::segment_meta::SegmentMeta;
+
+/// How segments are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentConfig {
+    /// Length of a page that holds several entries, in bytes; rounded up to the I/O unit.
+    pub page_bytes: usize,
+    /// Length of one write, in bytes; rounded up to the I/O unit.
+    pub write_bytes: usize,
+    /// The secret that filters hash keys with.
+    pub filter_key: FilterKey,
+}
+
+impl SegmentConfig {
+    /// Pages of 4 KiB, writes of 512 KiB.
+    #[must_use]
+    pub fn new(filter_key: FilterKey) -> Self {
+        Self { page_bytes: IO_UNIT_BYTES, write_bytes: 512 << 10, filter_key }
+    }
+}
+
+/// Writes a segment. It keeps one page, one write, the page index, and eight bytes a key for the filter in memory.
+pub struct SegmentBuilder<E: Env> {
+    env: E,
+    home: SegmentHome,
+    number: u64,
+    collection: CollectionId,
+    config: SegmentConfig,
+    checksum: Checksum,
+    out: Output<E>,
+    page: PageWriter,
+    page_buf: Vec<u8>,
+    index: IndexWriter,
+    filter: FilterBuilder,
+    key_min: Option<Vec<u8>>,
+    entries: u64,
+    tombstones: u64,
+    keys: u64,
+    seqs: (Seq, Seq),
+}
+
+impl<E: Env> SegmentBuilder<E> {
+    /// Creates the file.
+    ///
+    /// # Errors
+    /// If the file cannot be created or written.
+    pub async fn create(
+        env: E,
+        home: SegmentHome,
+        number: u64,
+        collection: CollectionId,
+        config: SegmentConfig,
+    ) -> Result<Self> {
+        let page_bytes = config.page_bytes.max(1).next_multiple_of(IO_UNIT_BYTES);
+        let write_bytes = config.write_bytes.max(1).next_multiple_of(IO_UNIT_BYTES);
+        let config = SegmentConfig { page_bytes, write_bytes, ..config };
+        let checksum = home.checksum(number);
+        let file = env.open(home.file_name(number), OpenMode::CreateNew).await?;
+        let mut out = Output { env: env.clone(), file, buf: None, filled: 0, written: 0, write_bytes };
+        let header = Header { version: VERSION, store: home.store, shard: home.shard, number, collection };
+        out.append(&header.encode(checksum)).await?;
+        Ok(Self {
+            env,
+            home,
+            number,
+            collection,
+            config,
+            checksum,
+            out,
+            page: PageWriter::default(),
+            page_buf: Vec::new(),
+            index: IndexWriter::default(),
+            filter: FilterBuilder::new(),
+            key_min: None,
+            entries: 0,
+            tombstones: 0,
+            keys: 0,
+            seqs: (Seq::MAX, Seq::ZERO),
+        })
+    }
+
+    /// Adds the next entry: keys ascend, the versions of a key descend.
+    ///
+    /// # Errors
+    /// If a write fails, or the key or value is too long.
+    ///
+    /// # Panics
+    /// If the entry is out of order.
+    pub async fn add(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) -> Result<()> {
+        let limits =
+            [("a key", key.len(), KEY_BYTES_MAX), ("a value", value.map_or(0, <[u8]>::len), VALUE_BYTES_MAX)];
+        for (what, len, max) in limits {
+            if len > max {
+                return Err(Error::Limit { what, value: to_u64(len), max: to_u64(max) });
+            }
+        }
+        let is_new_key = if self.key_min.is_some() {
+            let (last_key, last_seq) = self.page.last();
+            let order = last_key.cmp(key);
+            assert!(order.is_lt() || order.is_eq() && last_seq > seq, "entries of a segment come in order");
+            order.is_lt()
+        } else {
+            self.key_min = Some(key.to_vec());
+            true
+        };
+        let oversize = PageWriter::bytes_alone(key, value) > self.config.page_bytes;
+        if !self.page.is_empty() && (oversize || self.is_full_for(key, value)) {
+            self.end_page().await?;
+        }
+        if self.page.is_empty() {
+            let last = (self.entries > 0).then(|| self.page.last());
+            self.index.begin_page(last, key);
+        }
+        self.page.push(key, seq, value);
+        if is_new_key {
+            self.keys += 1;
+            self.filter.add(self.config.filter_key.hash(key));
+        }
+        self.entries += 1;
+        self.tombstones += u64::from(value.is_none());
+        self.seqs = (self.seqs.0.min(seq), self.seqs.1.max(seq));
+        // An entry with a page of its own is read alone: what came after it would be read with it.
+        if oversize { self.end_page().await } else { Ok(()) }
+    }
+
+    /// Whether the page ends before an entry that would fit into an empty one. A page grows to twice its length
+    /// rather than leave more than a quarter of it empty.
+    fn is_full_for(&self, key: &[u8], value: Option<&[u8]>) -> bool {
+        let page_bytes = self.config.page_bytes;
+        let room = self.page.bytes().next_multiple_of(page_bytes);
+        let may_grow = room == page_bytes && self.page.bytes() < page_bytes / 4 * 3;
+        self.page.bytes_with(key, value) > if may_grow { 2 * page_bytes } else { room }
+    }
+
+    async fn end_page(&mut self) -> Result<()> {
+        self.page.finish(&mut self.page_buf);
+        self.index.end_page(to_u64(self.page_buf.len()), self.checksum.of(&self.page_buf));
+        self.out.append(&self.page_buf).await?;
+        self.page_buf.clear();
+        self.page_buf.shrink_to(1 << 20);
+        Ok(())
+    }
+
+    /// Whether nothing was added.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries == 0
+    }
+
+    /// How many entries were added.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    /// The length of the file so far, without filter and index.
+    #[must_use]
+    pub fn bytes_so_far(&self) -> u64 {
+        self.out.position() + to_u64(self.page.bytes())
+    }
+
+    /// The number of the segment.
+    #[must_use]
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Writes the rest and makes the file durable. Its name becomes durable when the caller syncs the directory.
+    ///
+    /// # Errors
+    /// If a write or the sync fails.
+    ///
+    /// # Panics
+    /// If nothing was added: such a segment is abandoned instead.
+    pub async fn finish(mut self, heights: (Height, Height)) -> Result<SegmentMeta> {
+        assert!(!self.is_empty(), "a segment holds at least one entry");
+        if !self.page.is_empty() {
+            self.end_page().await?;
+        }
+        let data_bytes = self.out.position() - UNIT;
+        let pages = self.index.pages();
+        let filter = build_filter(&self.env, std::mem::replace(&mut self.filter, FilterBuilder::new())).await;
+        let filter = append_part(&mut self.out, self.checksum, filter).await?;
+        let index = std::mem::take(&mut self.index).into_vec();
+        let index = append_part(&mut self.out, self.checksum, index).await?;
+        let key_min = self.key_min.take().unwrap_or_default();
+        let key_max = self.page.last().0.to_vec();
+        let meta = MetaPage {
+            filter,
+            index,
+            data_bytes,
+            pages,
+            entries: self.entries,
+            tombstones: self.tombstones,
+            keys: self.keys,
+            seqs: self.seqs,
+            heights,
+            key_min,
+            key_max,
+        };
+        let meta_unit = meta.encode();
+        let meta_crc = self.checksum.of(&meta_unit);
+        self.out.append(&meta_unit).await?;
+        let file_bytes = self.out.position() + UNIT;
+        let footer_unit = Footer { version: VERSION, file_bytes, meta_crc }.encode();
+        let footer_crc = self.checksum.of(&footer_unit);
+        self.out.append(&footer_unit).await?;
+        self.out.flush().await?;
+        if !active(Mutant::SkipSegmentSync) {
+            self.out.file.sync_data().await?;
+        }
+        Ok(SegmentMeta {
+            number: self.number,
+            collection: self.collection,
+            file_bytes,
+            entries: meta.entries,
+            tombstones: meta.tombstones,
+            key_min: meta.key_min,
+            key_max: meta.key_max,
+            seq_min: meta.seqs.0,
+            seq_max: meta.seqs.1,
+            height_min: meta.heights.0,
+            height_max: meta.heights.1,
+            footer_crc,
+        })
+    }
+
+    /// Removes the unfinished file.
+    ///
+    /// # Errors
+    /// If its name cannot be removed.
+    pub async fn abandon(self) -> Result<()> {
+        let Self { env, home, number, .. } = self;
+        Ok(env.remove(home.file_name(number)).await?)
+    }
+}
+
+impl<E: Env> std::fmt::Debug for SegmentBuilder<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SegmentBuilder")
+            .field("number", &self.number)
+            .field("collection", &self.collection)
+            .field("entries", &self.entries)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Builds the filter, letting others run between its partitions. Empty if there is none.
+async fn build_filter<E: Env>(env: &E, filter: FilterBuilder) -> Vec<u8> {
+    let mut partitions = filter.partitions();
+    loop {
+        match partitions.step() {
+            FilterStep::More => env.yield_now().await,
+            FilterStep::Done(bytes) => return bytes,
+            FilterStep::Impossible => return Vec::new(),
+        }
+    }
+}
+
+async fn append_part<E: Env>(out: &mut Output<E>, checksum: Checksum, mut bytes: Vec<u8>) -> Result<Part> {
+    let len = to_u64(bytes.len());
+    pad(&mut bytes);
+    let part = Part { bytes: len, crc: checksum.of(&bytes) };
+    out.append(&bytes).await?;
+    Ok(part)
+}
+
+/// Gathers bytes into writes of equal length.
+struct Output<E: Env> {
+    env: E,
+    file: E::File,
+    buf: Option<IoBuf>,
+    filled: usize,
+    written: u64,
+    write_bytes: usize,
+}
+
+impl<E: Env> Output<E> {
+    fn position(&self) -> u64 {
+        self.written + to_u64(self.filled)
+    }
+
+    async fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        while !bytes.is_empty() {
+            let mut buf = match self.buf.take() {
+                Some(buf) => buf,
+                None => self.env.buffer(self.write_bytes).await,
+            };
+            let (_, room) = buf.as_mut_slice().split_at_mut(self.filled);
+            let (head, rest) = bytes.split_at(bytes.len().min(room.len()));
+            let (room, left) = room.split_at_mut(head.len());
+            room.copy_from_slice(head);
+            let is_full = left.is_empty();
+            self.filled += head.len();
+            self.buf = Some(buf);
+            bytes = rest;
+            if is_full {
+                self.flush().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes what is gathered, a multiple of the I/O unit.
+    async fn flush(&mut self) -> Result<()> {
+        debug_assert!(self.filled.is_multiple_of(IO_UNIT_BYTES), "parts are padded");
+        let Some(mut buf) = self.buf.take().filter(|_| self.filled > 0) else { return Ok(()) };
+        buf.truncate(self.filled);
+        let (buf, result) = self.file.write_at(self.written, buf, WriteSync::None).await;
+        result?;
+        self.written += to_u64(self.filled);
+        self.filled = 0;
+        // A shortened buffer is not used again.
+        self.buf = Some(buf).filter(|buf| buf.len() >= self.write_bytes);
+        Ok(())
+    }
+}

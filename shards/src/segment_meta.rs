@@ -1,0 +1,176 @@
+//! What the manifest holds of a segment: enough to find it, to skip it, and to tell it from an older file.
+//!
+//! | bytes | field | |
+//! |---|---|---|
+//! | 8 | number | the file's number; it comes first because everything else is about that file |
+//! | 4 | collection | never 0, so that zeros do not decode |
+//! | 8 | file bytes | the length of the file: a multiple of the I/O unit |
+//! | 8 | entries | versions in the segment, tombstones included; at least 1 |
+//! | 8 | tombstones | how many of them are deletes |
+//! | 8, 8 | sequence range | lowest and highest |
+//! | 8, 8 | height range | lowest and highest |
+//! | 4 | footer checksum | held here, outside the file, so that a stale file is caught |
+//! | varint + n | lowest key | at most [`KEY_BYTES_MAX`] |
+//! | varint + n | highest key | at most [`KEY_BYTES_MAX`]; the fields without a fixed size come last |
+
+use crate::bytes::{ByteReader, ByteWriter, Malformed};
+use crate::ids::{CollectionId, Height, Seq};
+use crate::ops::KEY_BYTES_MAX;
+
+/// What the manifest holds of a segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentMeta {
+    /// The number of the segment's file, unique on its shard and never reused.
+    pub number: u64,
+    /// The collection or index that the segment belongs to.
+    pub collection: CollectionId,
+    /// The length of the file.
+    pub file_bytes: u64,
+    /// How many versions it holds, tombstones included.
+    pub entries: u64,
+    /// How many of them are tombstones.
+    pub tombstones: u64,
+    /// The lowest key.
+    pub key_min: Vec<u8>,
+    /// The highest key.
+    pub key_max: Vec<u8>,
+    /// The lowest sequence number of an entry.
+    pub seq_min: Seq,
+    /// The highest sequence number of an entry.
+    pub seq_max: Seq,
+    /// The lowest height at which an entry was written.
+    pub height_min: Height,
+    /// The highest height at which an entry was written.
+    pub height_max: Height,
+    /// The checksum of the file's footer.
+    pub footer_crc: u32,
+}
+
+impl SegmentMeta {
+    /// The fewest bytes that an encoded value has.
+    pub const BYTES_MIN: usize = 8 + 4 + 3 * 8 + 4 * 8 + 4 + 2;
+
+    /// Writes the value as the table of this module says.
+    pub fn encode(&self, out: &mut ByteWriter) {
+        out.u64(self.number);
+        out.u32(self.collection.0);
+        out.u64(self.file_bytes);
+        out.u64(self.entries);
+        out.u64(self.tombstones);
+        out.u64(self.seq_min.0);
+        out.u64(self.seq_max.0);
+        out.u64(self.height_min.0);
+        out.u64(self.height_max.0);
+        out.u32(self.footer_crc);
+        out.bytes(&self.key_min);
+        out.bytes(&self.key_max);
+    }
+
+    /// Reads back what [`SegmentMeta::encode`] wrote.
+    ///
+    /// # Errors
+    /// [`Malformed`] for anything else.
+    pub fn decode(input: &mut ByteReader<'_>) -> Result<Self, Malformed> {
+        let meta = Self {
+            number: input.u64()?,
+            collection: CollectionId(input.u32()?),
+            file_bytes: input.u64()?,
+            entries: input.u64()?,
+            tombstones: input.u64()?,
+            seq_min: Seq(input.u64()?),
+            seq_max: Seq(input.u64()?),
+            height_min: Height(input.u64()?),
+            height_max: Height(input.u64()?),
+            footer_crc: input.u32()?,
+            key_min: input.bytes(KEY_BYTES_MAX)?.to_vec(),
+            key_max: input.bytes(KEY_BYTES_MAX)?.to_vec(),
+        };
+        if meta.collection.0 == 0 {
+            return Err(Malformed("a segment belongs to collection 0"));
+        }
+        if meta.entries == 0 || meta.tombstones > meta.entries {
+            return Err(Malformed("the counts of a segment contradict each other"));
+        }
+        if meta.seq_min > meta.seq_max || meta.height_min > meta.height_max || meta.key_min > meta.key_max {
+            return Err(Malformed("a range of a segment is reversed"));
+        }
+        Ok(meta)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sample() -> SegmentMeta {
+        SegmentMeta {
+            number: 7,
+            collection: CollectionId(3),
+            file_bytes: 8192,
+            entries: 10,
+            tombstones: 4,
+            key_min: b"a".to_vec(),
+            key_max: b"zz".to_vec(),
+            seq_min: Seq(5),
+            seq_max: Seq(9),
+            height_min: Height(100),
+            height_max: Height(104),
+            footer_crc: 0xdead_beef,
+        }
+    }
+
+    fn encoded(meta: &SegmentMeta) -> Vec<u8> {
+        let mut out = ByteWriter::new();
+        meta.encode(&mut out);
+        out.into_vec()
+    }
+
+    #[test]
+    fn round_trip() {
+        let bytes = encoded(&sample());
+        let mut input = ByteReader::new(&bytes);
+        assert_eq!(SegmentMeta::decode(&mut input).unwrap(), sample());
+        input.finish().unwrap();
+    }
+
+    #[test]
+    fn the_least_size_is_right() {
+        let meta = SegmentMeta { key_min: Vec::new(), key_max: Vec::new(), ..sample() };
+        assert_eq!(encoded(&meta).len(), SegmentMeta::BYTES_MIN);
+    }
+
+    #[test]
+    fn every_cut_is_refused() {
+        let bytes = encoded(&sample());
+        for end in 0..bytes.len() {
+            SegmentMeta::decode(&mut ByteReader::new(&bytes[..end])).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let cases = [
+            SegmentMeta { collection: CollectionId(0), ..sample() },
+            SegmentMeta { entries: 0, tombstones: 0, ..sample() },
+            SegmentMeta { tombstones: 11, ..sample() },
+            SegmentMeta { seq_min: Seq(10), ..sample() },
+            SegmentMeta { height_min: Height(105), ..sample() },
+            SegmentMeta { key_min: b"zzz".to_vec(), ..sample() },
+        ];
+        for meta in cases {
+            SegmentMeta::decode(&mut ByteReader::new(&encoded(&meta))).unwrap_err();
+        }
+        SegmentMeta::decode(&mut ByteReader::new(&[0; 200])).unwrap_err();
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            if let Ok(meta) = SegmentMeta::decode(&mut ByteReader::new(&bytes)) {
+                prop_assert!(bytes.starts_with(&encoded(&meta)));
+            }
+        }
+    }
+}

@@ -1,0 +1,292 @@
+//! Turning memtables into segments.
+//!
+//! A flush writes segments, makes them and their names durable, and then appends one manifest record that ties them to
+//! the commits that they cover. Only then is the WAL before them released. Nothing above the durable cut is flushed.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use op_engine_io::{Dir, Env, ReplySender};
+
+use crate::catalog::{CollectionSpec, History};
+use crate::error::Result;
+use crate::ids::{CollectionId, Height, Seq};
+use crate::manifest::Edit;
+use crate::memtable::{Memtable, Version};
+use crate::message::Event;
+use crate::mutants::{Mutant, active};
+use crate::retention::{Retain, VersionHead, retained};
+use crate::segment::{Segment, SegmentBuilder, SegmentConfig};
+use crate::segment_meta::SegmentMeta;
+use crate::visibility::Mask;
+
+use super::Shard;
+use super::state::{Frozen, Retention};
+
+/// Background work yields at least this often.
+pub(super) const SLICE: Duration = Duration::from_micros(500);
+/// Keys that are copied out of a memtable at once.
+const KEYS_AT_ONCE: usize = 64;
+
+/// A key with its versions, oldest first.
+type KeyVersions = (Box<[u8]>, Vec<Version>);
+
+impl<E: Env> Shard<E> {
+    /// Flushes memtables that are full or old, or all if somebody wants it, for as long as the shard lives.
+    pub(super) async fn flush_memtables(self: Rc<Self>) {
+        self.env.spawn(op_engine_io::TaskClass::Background, "memtable age", Rc::clone(&self).watch_age());
+        loop {
+            let mark = self.work.mark();
+            if self.closing.get() || self.failure().is_some() {
+                return;
+            }
+            if self.flush_wanted.get() {
+                self.state.borrow_mut().freeze();
+            }
+            let next = self.state.borrow().frozen.front().cloned();
+            let done = match next {
+                None => {
+                    self.flush_wanted.set(false);
+                    self.wal.prepare().await
+                }
+                Some(frozen) if self.state.borrow().progress.cut < frozen.through => {
+                    let wanted = Event::CutWanted(self.identity.shard, frozen.through);
+                    if self.events.send(wanted).await.is_err() {
+                        return;
+                    }
+                    Ok(())
+                }
+                Some(frozen) => match self.flush(&frozen).await {
+                    Ok(()) => continue,
+                    failed => failed,
+                },
+            };
+            if let Err(error) = done {
+                return self.fail(error).await;
+            }
+            self.flushed.raise();
+            self.work.raised_since(mark).await;
+        }
+    }
+
+    /// Freezes a memtable that has held something for too long.
+    async fn watch_age(self: Rc<Self>) {
+        let age_max = self.config.memtable_age_max;
+        loop {
+            self.env.sleep(age_max).await;
+            if self.closing.get() || self.failure().is_some() {
+                return;
+            }
+            let now = self.env.now();
+            let mut state = self.state.borrow_mut();
+            let old = !state.active.borrow().is_empty() && now.saturating_sub(state.active_since) >= age_max;
+            if old {
+                state.freeze();
+                drop(state);
+                self.work.raise();
+            }
+        }
+    }
+
+    /// Flushes everything that has been applied.
+    pub(super) async fn flush_everything(&self) -> Result<()> {
+        let through = self.state.borrow().applied;
+        self.flush_wanted.set(true);
+        self.work.raise();
+        loop {
+            let mark = self.flushed.mark();
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
+            if self.state.borrow().flushed >= through {
+                return Ok(());
+            }
+            self.flushed.raised_since(mark).await;
+        }
+    }
+
+    pub(super) async fn flush_on_request(self: Rc<Self>, reply: ReplySender<Result<()>>) {
+        reply.send(self.flush_everything().await);
+    }
+
+    async fn flush(&self, frozen: &Rc<Frozen>) -> Result<()> {
+        let retention = self.state.borrow().retention();
+        let collections: Vec<CollectionId> = frozen.memtable.borrow().collections().collect();
+        let mut added = Vec::new();
+        for collection in collections {
+            added.extend(self.flush_collection(&frozen.memtable, collection, &retention).await?);
+        }
+        if !added.is_empty() && !active(Mutant::SkipDirectorySync) {
+            self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
+        }
+        let through = frozen.through;
+        if active(Mutant::RecycleEarly) {
+            self.wal.release(through).await?;
+        }
+        let edit = self.checkpoint_edit(added.clone(), through);
+        self.manifest.apply(edit).await?;
+        self.install(added, frozen).await?;
+        self.wal.release(through).await?;
+        self.stats.borrow_mut().flushes += 1;
+        self.flushed.raise();
+        self.segments_changed.raise();
+        Ok(())
+    }
+
+    /// The manifest record that makes a flush count.
+    fn checkpoint_edit(&self, added: Vec<SegmentMeta>, through: Seq) -> Edit {
+        let state = self.state.borrow();
+        // Rollbacks and catalogs above the checkpoint are in the WAL still, and might not survive a crash.
+        let rollbacks = state.rollbacks.iter().filter(|rollback| rollback.seq <= through).copied().collect();
+        let saved = state.catalogs_unsaved.iter().rev().find(|(seq, _)| *seq <= through);
+        Edit {
+            added,
+            removed: Vec::new(),
+            flushed: Some(through),
+            rollbacks: Some(rollbacks),
+            horizon: Some(state.progress.horizon),
+            catalog: saved.map(|(_, catalog)| catalog.as_ref().clone()),
+            next_segment: state.next_segment,
+        }
+    }
+
+    /// Puts the segments of a flush in the place of its memtable.
+    async fn install(&self, added: Vec<SegmentMeta>, frozen: &Rc<Frozen>) -> Result<()> {
+        let segments = self.open_segments(added).await?;
+        let mut state = self.state.borrow_mut();
+        for segment in segments {
+            self.stats.borrow_mut().flush_bytes += segment.meta().file_bytes;
+            state.replace_segments(segment.meta().collection, &[], [segment]);
+        }
+        let done = state.frozen.pop_front();
+        assert!(done.is_some_and(|done| Rc::ptr_eq(&done, frozen)), "memtables are flushed in order");
+        state.flushed = frozen.through;
+        state.catalogs_unsaved.retain(|(seq, _)| *seq > frozen.through);
+        state.forget_rollbacks();
+        state.remask();
+        Ok(())
+    }
+
+    /// Opens segments that were just written.
+    pub(super) async fn open_segments(&self, metas: Vec<SegmentMeta>) -> Result<Vec<Rc<Segment<E>>>> {
+        let mut segments = Vec::with_capacity(metas.len());
+        for meta in metas {
+            segments.push(Segment::open(&self.env, self.home, meta, Mask::default()).await?);
+        }
+        Ok(segments)
+    }
+
+    /// Writes what a memtable holds of one collection: what no reorg can reach apart from the rest.
+    async fn flush_collection(
+        &self,
+        memtable: &Rc<RefCell<Memtable>>,
+        collection: CollectionId,
+        retention: &Retention,
+    ) -> Result<Vec<SegmentMeta>> {
+        let (spec, mask, bottom) = {
+            let state = self.state.borrow();
+            let spec = state.collection(collection)?.clone();
+            let mask = state.masks.get(spec.scope);
+            (spec, mask, state.segments_of(collection).is_empty())
+        };
+        let mut output = Output { shard: self, spec: &spec, horizon: retention.horizon, parts: [None, None] };
+        let mut after: Option<Box<[u8]>> = None;
+        let mut slice_began = self.env.now();
+        loop {
+            let keys = copy_keys(&memtable.borrow(), collection, after.as_deref());
+            let Some((last, _)) = keys.last() else { break };
+            after = Some(last.clone());
+            for (key, versions) in &keys {
+                output.add(key, versions, &mask, &retention.of(spec.history, bottom)).await?;
+            }
+            if self.env.now().saturating_sub(slice_began) >= SLICE {
+                self.env.yield_now().await;
+                slice_began = self.env.now();
+            }
+        }
+        output.finish(memtable).await
+    }
+
+    /// The number of the next segment.
+    pub(super) fn take_segment_number(&self) -> u64 {
+        let mut state = self.state.borrow_mut();
+        let number = state.next_segment;
+        state.next_segment += 1;
+        number
+    }
+
+    /// Begins a segment.
+    pub(super) async fn begin_segment(&self, collection: CollectionId) -> Result<SegmentBuilder<E>> {
+        let number = self.take_segment_number();
+        let config =
+            SegmentConfig { page_bytes: self.config.page_bytes, ..SegmentConfig::new(self.filter_key) };
+        SegmentBuilder::create(self.env.clone(), self.home, number, collection, config).await
+    }
+}
+
+/// The keys after one, with copies of their versions.
+fn copy_keys(memtable: &Memtable, collection: CollectionId, after: Option<&[u8]>) -> Vec<KeyVersions> {
+    memtable
+        .keys_after(collection, after)
+        .take(KEYS_AT_ONCE)
+        .map(|(key, versions)| (Box::from(key), versions.to_vec()))
+        .collect()
+}
+
+impl Retention {
+    /// What may be dropped of a collection.
+    pub(super) fn of(&self, history: History, bottom: bool) -> Retain<'_> {
+        Retain { history, horizon: self.horizon, cut: self.cut, pins: &self.pins, bottom }
+    }
+}
+
+/// The segments that one collection's part of a memtable becomes: at or below the horizon, and above it.
+struct Output<'a, E: Env> {
+    shard: &'a Shard<E>,
+    spec: &'a CollectionSpec,
+    horizon: Seq,
+    parts: [Option<(SegmentBuilder<E>, Seq, Seq)>; 2],
+}
+
+impl<E: Env> Output<'_, E> {
+    /// Adds what must be kept of a key. Versions come oldest first.
+    async fn add(
+        &mut self,
+        key: &[u8],
+        versions: &[Version],
+        mask: &Mask,
+        retain: &Retain<'_>,
+    ) -> Result<()> {
+        let heads: Vec<VersionHead> = versions
+            .iter()
+            .rev()
+            .map(|version| VersionHead { seq: version.seq, tombstone: version.value.is_none() })
+            .collect();
+        let kept = retained(&heads, mask, retain);
+        for (version, _) in versions.iter().rev().zip(kept).filter(|(_, kept)| *kept) {
+            let part = usize::from(version.seq > self.horizon);
+            let Some(place) = self.parts.get_mut(part) else { continue };
+            if place.is_none() {
+                let builder = self.shard.begin_segment(self.spec.id).await?;
+                *place = Some((builder, version.seq, version.seq));
+            }
+            if let Some((builder, seq_min, seq_max)) = place {
+                *seq_min = version.seq.min(*seq_min);
+                *seq_max = version.seq.max(*seq_max);
+                builder.add(key, version.seq, version.value.as_deref()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn finish(self, memtable: &Rc<RefCell<Memtable>>) -> Result<Vec<SegmentMeta>> {
+        let mut metas = Vec::new();
+        for (builder, seq_min, seq_max) in self.parts.into_iter().flatten() {
+            let heights = memtable.borrow().heights(seq_min, seq_max);
+            let heights = heights.unwrap_or((Height::default(), Height::default()));
+            metas.push(builder.finish(heights).await?);
+        }
+        Ok(metas)
+    }
+}

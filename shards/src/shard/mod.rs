@@ -1,0 +1,201 @@
+//! One shard: recovery, then four tasks over one state.
+//!
+//! - `serve` answers requests and hands commits on;
+//! - `apply` makes commits visible, in order, and queues their frames;
+//! - `commit log` makes frames durable, many at a time;
+//! - `flush` and `merge` turn memtables into segments and segments into fewer ones.
+//!
+//! State changes happen in synchronous functions; no borrow of the state lives across an await.
+
+mod apply;
+mod commit_log;
+mod compact;
+mod flush;
+mod policy;
+mod read;
+mod recover;
+mod scan;
+mod serve;
+mod state;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use op_engine_io::mailbox::{Receiver, Sender};
+use op_engine_io::num::to_u64;
+use op_engine_io::{Env, Reply, ReplySender, TaskClass};
+
+use crate::cache::PageCache;
+use crate::config::ShardConfig;
+use crate::error::{Error, Result};
+use crate::ids::Seq;
+use crate::log::{Frame, Identity};
+use crate::manifest::Manifest;
+use crate::message::{CommitPart, Event, RecoveryReport, Request, StartTerm, Started};
+use crate::segment::{FilterKey, Segment, SegmentHome};
+use crate::signal::Signal;
+use crate::stats::{SegmentState, SegmentStats, ShardStats};
+use crate::wal::Wal;
+
+pub use recover::create;
+pub use state::{encode_catalog, encode_rollback};
+
+use state::State;
+
+/// What a shard is connected to.
+pub struct Links {
+    /// Requests to this shard.
+    pub requests: Receiver<Request>,
+    /// Reports to the barrier.
+    pub events: Sender<Event>,
+    /// Gets what recovery found, or why it failed.
+    pub recovered: ReplySender<Result<RecoveryReport>>,
+    /// Brings the order to go on.
+    pub start: Reply<StartTerm>,
+    /// Gets what the shard serves from.
+    pub started: ReplySender<Result<Started>>,
+}
+
+/// Frames on their way to the WAL.
+#[derive(Default)]
+struct LogQueue {
+    frames: RefCell<VecDeque<(Frame, bool)>>,
+    bytes: Cell<usize>,
+    sync_wanted: Cell<bool>,
+    /// The last commit that was written to the WAL.
+    written: Cell<Seq>,
+    /// The highest cut that a mark has recorded.
+    marked: Cell<Seq>,
+    grown: Signal,
+    shrunk: Signal,
+}
+
+/// One shard, shared by its tasks.
+struct Shard<E: Env> {
+    env: E,
+    identity: Identity,
+    config: ShardConfig,
+    home: SegmentHome,
+    filter_key: FilterKey,
+    state: RefCell<State<E>>,
+    wal: Wal<E>,
+    manifest: Manifest<E>,
+    cache: Rc<PageCache>,
+    events: Sender<Event>,
+    parts: RefCell<VecDeque<CommitPart>>,
+    parts_grown: Signal,
+    log: LogQueue,
+    /// Raised when a memtable is frozen, the cut moves, or somebody wants a flush.
+    work: Signal,
+    /// Raised when a memtable has been flushed, or flushing has failed.
+    flushed: Signal,
+    /// Raised when the set of segments has changed.
+    segments_changed: Signal,
+    closing: Cell<bool>,
+    /// Somebody wants everything flushed, not only what is full or old.
+    flush_wanted: Cell<bool>,
+    stats: RefCell<ShardStats>,
+}
+
+/// Runs a shard from recovery to its end.
+pub async fn run<E: Env>(
+    env: E,
+    identity: Identity,
+    config: ShardConfig,
+    filter_key: FilterKey,
+    links: Links,
+) {
+    let Links { requests, events, recovered, start, started } = links;
+    let recovery = match recover::recover(&env, identity).await {
+        Ok(recovery) => recovery,
+        Err(error) => return recovered.send(Err(error)),
+    };
+    recovered.send(Ok(recovery.report()));
+    // Nothing has been changed so far. Without the order to go on, nothing will be.
+    let Ok(order) = start.await else { return };
+    let shard = match recovery.start(&env, config, filter_key, events, order).await {
+        Ok(shard) => Rc::new(shard),
+        Err(error) => return started.send(Err(error)),
+    };
+    let catalog = shard.state.borrow().catalog.as_ref().clone();
+    started.send(Ok(Started { catalog }));
+
+    env.spawn(TaskClass::Foreground, "apply", Rc::clone(&shard).apply_commits());
+    env.spawn(TaskClass::Commit, "commit log", Rc::clone(&shard).write_log());
+    env.spawn(TaskClass::Background, "flush", Rc::clone(&shard).flush_memtables());
+    env.spawn(TaskClass::Background, "merge", Rc::clone(&shard).merge_segments());
+    shard.serve(requests).await;
+}
+
+impl<E: Env> Shard<E> {
+    /// Stops commits on this shard for good, and tells the barrier, which stops them everywhere.
+    async fn fail(&self, cause: Error) {
+        let news = {
+            let mut state = self.state.borrow_mut();
+            let news = state.failed.is_none();
+            if news {
+                state.failed = Some(cause.clone().poison());
+            }
+            news
+        };
+        self.flushed.raise();
+        self.log.shrunk.raise();
+        self.log.grown.raise();
+        self.parts_grown.raise();
+        self.work.raise();
+        if news {
+            // A barrier that is gone has nobody left to tell.
+            let _: Result<(), _> = self.events.send(Event::Failed(self.identity.shard, cause)).await;
+        }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.state.borrow().failed.clone()
+    }
+
+    fn describe(&self) -> ShardStats {
+        let state = self.state.borrow();
+        let wal = self.wal.stats();
+        let mut stats = self.stats.borrow().clone();
+        stats.applied = state.applied;
+        stats.durable = state.durable;
+        stats.flushed = state.flushed;
+        stats.memtable_bytes = to_u64(state.memtable_bytes());
+        stats.memtables_frozen = to_u64(state.frozen.len());
+        stats.wal_files = to_u64(wal.files + wal.free_files);
+        stats.wal_bytes = wal.bytes_appended;
+        stats.cache_hits = self.cache.hits();
+        stats.cache_misses = self.cache.misses();
+        stats.rollbacks = to_u64(state.rollbacks.len());
+        stats.segments = state
+            .segments
+            .values()
+            .flat_map(|segments| segments.iter())
+            .map(|segment| state.describe(segment))
+            .collect();
+        stats
+    }
+}
+
+impl<E: Env> State<E> {
+    fn describe(&self, segment: &Rc<Segment<E>>) -> SegmentStats {
+        let meta = segment.meta();
+        let state = if self.orphaned(segment) {
+            SegmentState::Orphaned
+        } else if meta.seq_max <= self.progress.horizon.seq {
+            SegmentState::Final
+        } else {
+            SegmentState::Young
+        };
+        SegmentStats {
+            collection: meta.collection,
+            number: meta.number,
+            state,
+            file_bytes: meta.file_bytes,
+            entries: meta.entries,
+            heights: (meta.height_min, meta.height_max),
+            memory_bytes: to_u64(segment.memory_bytes()),
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Creating a shard, and bringing it back.
+//!
+//! Recovery has two halves. The first reads the manifest and the WAL and changes nothing. Only when every shard has
+//! done so, and the cut is known, the second half starts the new term, discards what is above the cut and replays
+//! the rest.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use op_engine_io::mailbox::Sender;
+use op_engine_io::{Dir, Env, FileKind};
+
+use crate::cache::PageCache;
+use crate::catalog::Catalog;
+use crate::config::ShardConfig;
+use crate::error::{Error, Result};
+use crate::ids::{CollectionId, Term};
+use crate::log::{Frame, Identity};
+use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
+use crate::message::{Event, RecoveryReport, StartTerm};
+use crate::segment::{FilterKey, Segment, SegmentHome};
+use crate::signal::Signal;
+use crate::stats::ShardStats;
+use crate::visibility::Mask;
+use crate::wal::{self, WalConfig};
+
+use super::state::State;
+use super::{LogQueue, Shard};
+
+/// Makes an empty shard in its own directory.
+///
+/// # Errors
+/// If the directory holds a shard already, or cannot be written.
+pub async fn create<E: Env>(env: &E, identity: Identity) -> Result<()> {
+    env.create_dir(Dir::Shard(identity.shard.0)).await?;
+    let state = ManifestState { catalog: Catalog::default(), next_segment: 1, ..ManifestState::default() };
+    Manifest::create(env, identity, ManifestConfig::default(), Term::default(), state).await?;
+    Ok(())
+}
+
+/// What a shard has on disk, with its segments open.
+pub(super) struct Recovery<E: Env> {
+    identity: Identity,
+    manifest: RecoveredManifest,
+    wal: wal::Recovered,
+    segments: BTreeMap<CollectionId, Vec<Rc<Segment<E>>>>,
+}
+
+/// Reads what a shard has on disk. Changes nothing.
+pub(super) async fn recover<E: Env>(env: &E, identity: Identity) -> Result<Recovery<E>> {
+    let manifest = manifest::recover(env, identity).await?;
+    let wal = wal::recover(env, identity, manifest.state.flushed).await?;
+    wal.check_term(manifest.term)?;
+    let mut segments: BTreeMap<CollectionId, Vec<_>> = BTreeMap::new();
+    for meta in &manifest.state.segments {
+        let scope = manifest.state.catalog.get(meta.collection).map(|spec| spec.scope);
+        let scope = scope.ok_or(Error::UnknownCollection { collection: meta.collection })?;
+        let mask = Mask::for_range(&manifest.state.rollbacks, scope, meta.seq_min, meta.seq_max);
+        let segment = Segment::open(env, home_of(identity), meta.clone(), mask).await?;
+        segments.entry(meta.collection).or_default().push(segment);
+    }
+    for segments in segments.values_mut() {
+        segments.sort_by_key(|segment| segment.meta().seq_min);
+    }
+    Ok(Recovery { identity, manifest, wal, segments })
+}
+
+impl<E: Env> Recovery<E> {
+    /// What the other shards need to know.
+    pub(super) fn report(&self) -> RecoveryReport {
+        RecoveryReport {
+            shard: self.identity.shard,
+            last: self.wal.last,
+            last_at: (self.wal.end.file.to_string(), self.wal.end.offset),
+            acknowledged: self.wal.cut_mark.max(self.manifest.state.flushed),
+            seq_seen_max: self.wal.seq_seen_max,
+            term_max: self.wal.term_max.max(self.manifest.term),
+            horizon: self.manifest.state.horizon.unwrap_or_default(),
+            torn_tail_bytes: self.wal.dropped_tail_bytes,
+        }
+    }
+
+    /// Starts the term and replays what is left.
+    pub(super) async fn start(
+        self,
+        env: &E,
+        config: ShardConfig,
+        filter_key: FilterKey,
+        events: Sender<Event>,
+        order: StartTerm,
+    ) -> Result<Shard<E>> {
+        let Self { identity, manifest, wal, segments } = self;
+        let wal_config = WalConfig { file_bytes: config.wal_file_bytes, ..WalConfig::default() };
+        let (wal, frames) = wal.start_term(env, wal_config, order.term, order.cut, order.seq_floor).await?;
+        let manifest = manifest.open(env, ManifestConfig::default(), order.term).await?;
+        remove_leftovers(env, identity, &manifest).await?;
+        let mut state = initial_state(&manifest.state().clone(), segments);
+        state.progress.cut = order.cut;
+        replay(&mut state, &frames, &config, env)?;
+        assert_eq!(state.applied, order.cut, "replay ends at the cut");
+        state.durable = order.cut;
+        let log =
+            LogQueue { written: Cell::new(order.cut), marked: Cell::new(order.cut), ..LogQueue::default() };
+        Ok(Shard {
+            env: env.clone(),
+            identity,
+            home: home_of(identity),
+            filter_key,
+            cache: Rc::new(PageCache::new(config.cache_bytes)),
+            config,
+            state: RefCell::new(state),
+            wal,
+            manifest,
+            events,
+            parts: RefCell::default(),
+            parts_grown: Signal::default(),
+            log,
+            work: Signal::default(),
+            flushed: Signal::default(),
+            segments_changed: Signal::default(),
+            closing: Cell::new(false),
+            flush_wanted: Cell::new(false),
+            stats: RefCell::new(ShardStats { shard: identity.shard, ..ShardStats::default() }),
+        })
+    }
+}
+
+fn initial_state<E: Env>(
+    manifest: &ManifestState,
+    segments: BTreeMap<CollectionId, Vec<Rc<Segment<E>>>>,
+) -> State<E> {
+    let mut state = State::new(
+        manifest.catalog.clone(),
+        manifest.rollbacks.clone(),
+        manifest.horizon.unwrap_or_default(),
+        manifest.flushed,
+        manifest.next_segment,
+    );
+    state.segments =
+        segments.into_iter().map(|(collection, segments)| (collection, Rc::new(segments))).collect();
+    state
+}
+
+/// Applies the frames above the checkpoint, as when they were new.
+fn replay<E: Env>(state: &mut State<E>, frames: &[Frame], config: &ShardConfig, env: &E) -> Result<()> {
+    for frame in frames {
+        state.apply(frame, env.now()).map_err(|why| Error::Refused { what: why.to_string() })?;
+        if state.active.borrow().bytes() >= config.memtable_bytes_max {
+            state.freeze();
+        }
+    }
+    Ok(())
+}
+
+/// Removes segments that no manifest record refers to: of flushes and merges that did not come to an end, and of
+/// merges whose inputs were about to be removed.
+async fn remove_leftovers<E: Env>(env: &E, identity: Identity, manifest: &Manifest<E>) -> Result<()> {
+    let live: Vec<u64> = manifest.state().segments.iter().map(|meta| meta.number).collect();
+    let dir = Dir::Shard(identity.shard.0);
+    let mut removed = false;
+    for name in env.list(dir).await? {
+        if name.kind == FileKind::Segment && !live.contains(&name.number) {
+            assert_eq!(name, home_of(identity).file_name(name.number), "names are made from numbers");
+            env.remove(name).await?;
+            removed = true;
+        }
+    }
+    if removed {
+        env.sync_dir(dir).await?;
+    }
+    Ok(())
+}
+
+fn home_of(identity: Identity) -> SegmentHome {
+    SegmentHome { store: identity.store, shard: identity.shard }
+}

@@ -1,0 +1,61 @@
+//! Ordered scans of one collection on one shard, a page of rows at a time.
+
+use std::rc::Rc;
+
+use op_engine_io::Env;
+
+use crate::error::{Error, Result};
+use crate::memtable::MemtableCursor;
+use crate::merge::{MergeCursor, Source};
+use crate::message::{ScanPage, ScanRequest};
+use crate::segment::{CursorOptions, SegmentCursor};
+
+use super::Shard;
+
+impl<E: Env> Shard<E> {
+    /// Answers with the next rows of a scan.
+    pub(super) async fn scan(self: Rc<Self>, request: ScanRequest) {
+        let page = self.scan_page(&request).await;
+        request.reply.send(page);
+    }
+
+    async fn scan_page(&self, request: &ScanRequest) -> Result<ScanPage> {
+        let (sources, mask) = {
+            let state = self.state.borrow();
+            let spec = state.collection(request.collection)?;
+            if !state.can_serve(request.view, spec.history) {
+                return Err(Error::ViewExpired { view: request.view });
+            }
+            let mask = state.masks.get(spec.scope);
+            let memtables = state.memtables().map(|memtable| {
+                let range = request.range.clone();
+                Source::from(MemtableCursor::new(
+                    Rc::clone(memtable),
+                    request.collection,
+                    range,
+                    request.direction,
+                ))
+            });
+            let segments = state.segments_of(request.collection);
+            let seen = segments.iter().rev().filter(|segment| segment.meta().seq_min <= request.view);
+            let segments = seen.map(|segment| {
+                let options = CursorOptions { cache: Some(Rc::clone(&self.cache)), read_ahead_bytes: 0 };
+                let (segment, range) = (Rc::clone(segment), request.range.clone());
+                Source::from(SegmentCursor::new(self.env.clone(), segment, range, request.direction, options))
+            });
+            (memtables.chain(segments).collect::<Vec<_>>(), mask)
+        };
+        let mut cursor = MergeCursor::new(sources, request.direction);
+        let mut page = ScanPage::default();
+        let mut bytes = 0;
+        while let Some((key, value)) = cursor.visible_next(request.view, &mask).await? {
+            bytes += key.len() + value.len();
+            page.rows.push((key, value));
+            if page.rows.len() >= request.rows_max.max(1) || bytes >= request.bytes_max {
+                page.more = true;
+                break;
+            }
+        }
+        Ok(page)
+    }
+}

@@ -1,0 +1,299 @@
+//! What a shard holds in memory. Changed only by synchronous functions, between awaits.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use op_engine_io::Env;
+
+use crate::bytes::{ByteReader, ByteWriter, Malformed};
+use crate::catalog::{Catalog, CollectionSpec, History};
+use crate::error::{Error, Result};
+use crate::ids::{CollectionId, Seq};
+use crate::log::{Frame, FrameKind};
+use crate::memtable::Memtable;
+use crate::message::{Horizon, Pins, Progress};
+use crate::ops;
+use crate::segment::Segment;
+use crate::visibility::{Mask, Rollback, Scope};
+
+/// A memtable that takes no more entries and waits to be flushed.
+pub(crate) struct Frozen {
+    pub(crate) memtable: Rc<RefCell<Memtable>>,
+    /// The last commit that is in it or below it.
+    pub(crate) through: Seq,
+}
+
+/// The masks for whole collections, by scope.
+#[derive(Default, Clone)]
+pub(crate) struct Masks {
+    chain: Rc<Mask>,
+    cleared: Rc<Mask>,
+    global: Rc<Mask>,
+}
+
+impl Masks {
+    fn new(rollbacks: &[Rollback]) -> Self {
+        let all = |scope| Rc::new(Mask::for_range(rollbacks, scope, Seq::ZERO, Seq::MAX));
+        Self { chain: all(Scope::Chain), cleared: all(Scope::Cleared), global: Rc::default() }
+    }
+
+    pub(crate) fn get(&self, scope: Scope) -> Rc<Mask> {
+        Rc::clone(match scope {
+            Scope::Chain => &self.chain,
+            Scope::Cleared => &self.cleared,
+            Scope::Global => &self.global,
+        })
+    }
+}
+
+/// What a shard holds in memory.
+pub(crate) struct State<E: Env> {
+    pub(crate) catalog: Arc<Catalog>,
+    /// Catalogs that the manifest does not have yet, with the commits that brought them.
+    pub(crate) catalogs_unsaved: Vec<(Seq, Arc<Catalog>)>,
+    pub(crate) rollbacks: Vec<Rollback>,
+    /// Rollbacks above the horizon, kept to recognise stranded views even when no entry is masked any more.
+    stranding: Vec<Rollback>,
+    pub(crate) masks: Masks,
+    pub(crate) progress: Progress,
+    pub(crate) applied: Seq,
+    pub(crate) durable: Seq,
+    pub(crate) flushed: Seq,
+    pub(crate) pins: Pins,
+    pub(crate) active: Rc<RefCell<Memtable>>,
+    /// When the active memtable got its first entry.
+    pub(crate) active_since: Duration,
+    pub(crate) frozen: VecDeque<Rc<Frozen>>,
+    /// Segments of each collection, oldest entries first. Their ranges of numbers do not overlap.
+    pub(crate) segments: BTreeMap<CollectionId, Rc<Vec<Rc<Segment<E>>>>>,
+    pub(crate) next_segment: u64,
+    pub(crate) failed: Option<Error>,
+}
+
+/// The rollback that a reorg's frame carries: where the dead range begins.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 8 | number of the first dead commit |
+#[must_use]
+pub fn encode_rollback(first_dead: Seq) -> Vec<u8> {
+    first_dead.0.to_le_bytes().to_vec()
+}
+
+fn decode_rollback(seq: Seq, payload: &[u8]) -> Result<Rollback, Malformed> {
+    let mut input = ByteReader::new(payload);
+    let first_dead = Seq(input.u64()?);
+    input.finish()?;
+    if first_dead >= seq {
+        return Err(Malformed("a rollback kills commits after itself"));
+    }
+    Ok(Rollback { seq, first_dead })
+}
+
+/// The payload of a schema commit.
+#[must_use]
+pub fn encode_catalog(catalog: &Catalog) -> Vec<u8> {
+    let mut out = ByteWriter::new();
+    catalog.encode(&mut out);
+    out.into_vec()
+}
+
+fn decode_catalog(payload: &[u8]) -> Result<Catalog, Malformed> {
+    let mut input = ByteReader::new(payload);
+    let catalog = Catalog::decode(&mut input)?;
+    input.finish()?;
+    Ok(catalog)
+}
+
+impl<E: Env> State<E> {
+    /// The state that a manifest describes, before any frame is applied.
+    pub(crate) fn new(
+        catalog: Catalog,
+        rollbacks: Vec<Rollback>,
+        horizon: Horizon,
+        flushed: Seq,
+        next_segment: u64,
+    ) -> Self {
+        Self {
+            catalog: Arc::new(catalog),
+            catalogs_unsaved: Vec::new(),
+            masks: Masks::new(&rollbacks),
+            stranding: rollbacks.clone(),
+            rollbacks,
+            progress: Progress { cut: flushed, horizon },
+            applied: flushed,
+            durable: flushed,
+            flushed,
+            pins: Pins::default(),
+            active: Rc::default(),
+            active_since: Duration::ZERO,
+            frozen: VecDeque::new(),
+            segments: BTreeMap::new(),
+            next_segment,
+            failed: None,
+        }
+    }
+
+    /// Makes a commit visible. The payload has been made by this engine or has passed its checksum; what does not
+    /// decode all the same is refused before anything is changed.
+    pub(crate) fn apply(&mut self, frame: &Frame, now: Duration) -> Result<(), Malformed> {
+        match frame.kind {
+            FrameKind::Block | FrameKind::Global => self.apply_operations(frame, now)?,
+            FrameKind::Reorg => {
+                let rollback = decode_rollback(frame.seq, &frame.payload)?;
+                self.rollbacks.push(rollback);
+                self.stranding.push(rollback);
+                self.remask();
+            }
+            FrameKind::Schema => {
+                let catalog = Arc::new(decode_catalog(&frame.payload)?);
+                self.catalogs_unsaved.push((frame.seq, Arc::clone(&catalog)));
+                self.catalog = catalog;
+            }
+            FrameKind::Mark | FrameKind::Snapshot | FrameKind::Edit => return Ok(()),
+        }
+        self.applied = frame.seq;
+        Ok(())
+    }
+
+    fn apply_operations(&mut self, frame: &Frame, now: Duration) -> Result<(), Malformed> {
+        let mut check = ByteReader::new(&frame.payload);
+        while let Some(op) = ops::decode(&mut check)? {
+            if self.catalog.get(op.collection).is_none() {
+                return Err(Malformed("an operation names an unknown collection"));
+            }
+        }
+        let mut active = self.active.borrow_mut();
+        if active.is_empty() {
+            self.active_since = now;
+        }
+        if frame.kind == FrameKind::Block {
+            active.note_block(frame.seq, frame.height);
+        }
+        let mut input = ByteReader::new(&frame.payload);
+        while let Some(op) = ops::decode(&mut input)? {
+            active.insert(op.collection, op.key, frame.seq, op.value);
+        }
+        Ok(())
+    }
+
+    /// Takes in what the barrier knows. The horizon never goes down.
+    pub(crate) fn advance(&mut self, progress: Progress) {
+        self.progress.cut = self.progress.cut.max(progress.cut);
+        self.progress.horizon = self.progress.horizon.max(progress.horizon);
+        let horizon = self.progress.horizon.seq;
+        self.stranding.retain(|rollback| rollback.seq > horizon);
+    }
+
+    /// Gives every segment the mask that the rollbacks make.
+    pub(crate) fn remask(&mut self) {
+        self.masks = Masks::new(&self.rollbacks);
+        for (collection, segments) in &self.segments {
+            let Some(spec) = self.catalog.get(*collection) else { continue };
+            for segment in segments.iter() {
+                let meta = segment.meta();
+                segment.set_mask(Mask::for_range(&self.rollbacks, spec.scope, meta.seq_min, meta.seq_max));
+            }
+        }
+    }
+
+    /// Drops rollbacks that no entry anywhere needs any more.
+    pub(crate) fn forget_rollbacks(&mut self) {
+        let memory_min = self.memtables().filter_map(|memtable| memtable.borrow().seq_min()).min();
+        let memory_min = memory_min.unwrap_or(Seq::MAX);
+        let needed = |rollback: &&Rollback| {
+            rollback.seq > self.flushed
+                || rollback.seq > self.progress.cut
+                || memory_min < rollback.seq
+                || self.segments.iter().any(|(collection, segments)| {
+                    let scope = self.catalog.get(*collection).map_or(Scope::Chain, |spec| spec.scope);
+                    segments.iter().any(|segment| {
+                        let meta = segment.meta();
+                        !Mask::for_range(&[**rollback], scope, meta.seq_min, meta.seq_max).is_empty()
+                    })
+                })
+        };
+        self.rollbacks = self.rollbacks.iter().filter(needed).copied().collect();
+    }
+
+    /// The collection with a number.
+    pub(crate) fn collection(&self, id: CollectionId) -> Result<&CollectionSpec> {
+        self.catalog.get(id).ok_or(Error::UnknownCollection { collection: id })
+    }
+
+    /// Whether everything that a view needs is still there.
+    pub(crate) fn can_serve(&self, view: Seq, history: History) -> bool {
+        self.pins.views.binary_search(&view).is_ok() || self.can_pin(view, history)
+    }
+
+    /// Whether everything that a view needs is there and can be kept.
+    pub(crate) fn can_pin(&self, view: Seq, history: History) -> bool {
+        let kept = history == History::All || view >= self.progress.horizon.seq;
+        let cut = self.progress.cut;
+        kept && !self.stranding.iter().any(|rollback| rollback.seq <= cut && rollback.strands(view))
+    }
+
+    /// Sets the active memtable aside to be flushed, if it holds anything.
+    pub(crate) fn freeze(&mut self) {
+        if self.applied == self.frozen.back().map_or(self.flushed, |frozen| frozen.through) {
+            return;
+        }
+        let memtable = std::mem::take(&mut self.active);
+        self.frozen.push_back(Rc::new(Frozen { memtable, through: self.applied }));
+    }
+
+    /// All memtables, the newest first.
+    pub(crate) fn memtables(&self) -> impl Iterator<Item = &Rc<RefCell<Memtable>>> {
+        std::iter::once(&self.active).chain(self.frozen.iter().rev().map(|frozen| &frozen.memtable))
+    }
+
+    /// Bytes in all memtables.
+    pub(crate) fn memtable_bytes(&self) -> usize {
+        self.memtables().map(|memtable| memtable.borrow().bytes()).sum()
+    }
+
+    /// The segments of a collection, oldest first.
+    pub(crate) fn segments_of(&self, collection: CollectionId) -> Rc<Vec<Rc<Segment<E>>>> {
+        self.segments.get(&collection).cloned().unwrap_or_default()
+    }
+
+    /// Puts `added` in the place of the segments with the `removed` numbers, or after all others.
+    pub(crate) fn replace_segments(
+        &mut self,
+        collection: CollectionId,
+        removed: &[u64],
+        added: impl IntoIterator<Item = Rc<Segment<E>>>,
+    ) {
+        let segments = self.segments.entry(collection).or_default();
+        let segments = Rc::make_mut(segments);
+        segments.retain(|segment| !removed.contains(&segment.meta().number));
+        segments.extend(added);
+        segments.sort_by_key(|segment| segment.meta().seq_min);
+        let apart = segments.windows(2).all(|pair| match pair {
+            [older, newer] => older.meta().seq_max < newer.meta().seq_min,
+            _ => true,
+        });
+        assert!(apart, "segments of a collection have ranges of numbers that do not overlap");
+    }
+
+    /// What flushes and merges may drop.
+    pub(crate) fn retention(&self) -> Retention {
+        Retention {
+            horizon: self.progress.horizon.seq,
+            cut: self.progress.cut,
+            pins: Arc::clone(&self.pins.views),
+        }
+    }
+}
+
+/// What flushes and merges may drop, as of one moment. It stays right as time goes on: the horizon and the cut only
+/// rise, and a view is pinned only if nothing that it needs has been dropped.
+#[derive(Debug, Clone)]
+pub(crate) struct Retention {
+    pub(crate) horizon: Seq,
+    pub(crate) cut: Seq,
+    pub(crate) pins: Arc<[Seq]>,
+}

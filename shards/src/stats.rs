@@ -1,0 +1,74 @@
+//! What a shard tells of itself.
+
+use crate::ids::{CollectionId, Height, Seq, ShardId};
+
+/// What a segment is to readers and to compaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SegmentState {
+    /// A reorg can still reach some of its entries.
+    Young,
+    /// No reorg can reach it.
+    Final,
+    /// A reorg has killed all of its entries; it is about to be deleted.
+    Orphaned,
+}
+
+/// One segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentStats {
+    /// The collection or index.
+    pub collection: CollectionId,
+    /// Its number, as in its file's name.
+    pub number: u64,
+    /// Its state.
+    pub state: SegmentState,
+    /// Bytes on disk.
+    pub file_bytes: u64,
+    /// Entries, tombstones included.
+    pub entries: u64,
+    /// The heights of the blocks that wrote its entries.
+    pub heights: (Height, Height),
+    /// Bytes of memory for its filter and page index.
+    pub memory_bytes: u64,
+}
+
+/// Sums over a shard's life since it was opened, and what it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShardStats {
+    /// The shard.
+    pub shard: ShardId,
+    /// Readers see commits up to here.
+    pub applied: Seq,
+    /// Commits up to here are durable on this shard.
+    pub durable: Seq,
+    /// Commits up to here are in segments.
+    pub flushed: Seq,
+    /// Bytes in memtables.
+    pub memtable_bytes: u64,
+    /// Memtables that wait to be flushed.
+    pub memtables_frozen: u64,
+    /// WAL files on disk.
+    pub wal_files: u64,
+    /// Bytes appended to the WAL, padding included.
+    pub wal_bytes: u64,
+    /// Bytes written to segments by flushes.
+    pub flush_bytes: u64,
+    /// Bytes written to segments by merges.
+    pub merge_bytes: u64,
+    /// Flushes done.
+    pub flushes: u64,
+    /// Merges done.
+    pub merges: u64,
+    /// Pages found in the cache.
+    pub cache_hits: u64,
+    /// Pages read from the device.
+    pub cache_misses: u64,
+    /// Rollbacks that some segment is still masked by.
+    pub rollbacks: u64,
+    /// Nanoseconds for which commits waited because flushes were behind.
+    pub stall_nanos: u64,
+    /// Times that commits waited because flushes were behind.
+    pub stalls: u64,
+    /// Its segments.
+    pub segments: Vec<SegmentStats>,
+}

@@ -1,0 +1,285 @@
+//! Declaring collections and their indexes.
+//!
+//! A collection is a type that names its key, its value and its policies. An index is a type that says which entries
+//! a record has in it. Both are listed in the [`Config`](crate::Config) with which a store is opened.
+//!
+//! ```
+//! use op_engine::{Collection, Desc, Index, IndexList};
+//!
+//! /// Coins, by outpoint.
+//! struct Coins;
+//!
+//! impl Collection for Coins {
+//!     const NAME: &'static str = "coins";
+//!     type Key = ([u8; 32], u32);
+//!     type Value = (u64, [u8; 32]);
+//!
+//!     fn indexes() -> IndexList<Self> {
+//!         IndexList::new().with::<CoinsByScript>()
+//!     }
+//! }
+//!
+//! /// Coins of a script, the most valuable first.
+//! struct CoinsByScript;
+//!
+//! impl Index for CoinsByScript {
+//!     const NAME: &'static str = "by_script";
+//!     type Of = Coins;
+//!     type Key = ([u8; 32], Desc<u64>);
+//!     type Covered = ();
+//!
+//!     fn entries(_: &([u8; 32], u32), coin: &(u64, [u8; 32]), emit: &mut dyn FnMut(Self::Key, ())) {
+//!         emit((coin.1, Desc(coin.0)), ());
+//!     }
+//! }
+//! ```
+
+use std::any::TypeId;
+use std::marker::PhantomData;
+
+use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
+pub use op_engine_shards::catalog::{History, Layout};
+pub use op_engine_shards::visibility::Scope;
+
+use crate::error::{Error, Result};
+use crate::key::Key;
+use crate::value::Record;
+
+/// A set of records, ordered by key.
+pub trait Collection: Sized + 'static {
+    /// Its name, unique in a store. It is never part of a path.
+    const NAME: &'static str;
+    /// The key. Composite keys are tuples.
+    type Key: Key;
+    /// The record.
+    type Value: Record;
+    /// Whether it follows reorgs.
+    const SCOPE: Scope = Scope::Chain;
+    /// How far back its versions are kept.
+    const HISTORY: History = History::Window;
+    /// How its segments are merged.
+    const LAYOUT: Layout = Layout::Mutable;
+    /// How many leading components of the key choose the shard; 0 for the whole key. Records that are scanned
+    /// together belong into one partition.
+    const PARTITION: usize = 0;
+
+    /// Its secondary indexes.
+    fn indexes() -> IndexList<Self> {
+        IndexList::new()
+    }
+}
+
+/// A second order of a collection's records, maintained in the same commit.
+pub trait Index: Sized + 'static {
+    /// Its name, unique among the collection's indexes.
+    const NAME: &'static str;
+    /// The collection that it orders.
+    type Of: Collection;
+    /// The key by which it orders. Records with equal keys follow each other by their own key.
+    type Key: Key;
+    /// What each entry carries of its record, so that a scan need not read the record; `()` for nothing.
+    type Covered: Record;
+    /// Whether two records may not have the same key. A commit that would is refused.
+    const UNIQUE: bool = false;
+    /// How many leading components of the key choose the shard; 0 for the whole key.
+    const PARTITION: usize = 1;
+
+    /// Calls `emit` for every entry that a record has: none, one or many.
+    fn entries(
+        key: &<Self::Of as Collection>::Key,
+        value: &<Self::Of as Collection>::Value,
+        emit: &mut dyn FnMut(Self::Key, Self::Covered),
+    );
+}
+
+/// The indexes of a collection.
+#[derive(Debug)]
+pub struct IndexList<C> {
+    specs: Vec<IndexSpec>,
+    of: PhantomData<fn() -> C>,
+}
+
+impl<C: Collection> Default for IndexList<C> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<C: Collection> IndexList<C> {
+    /// No indexes.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { specs: Vec::new(), of: PhantomData }
+    }
+
+    /// One more index.
+    #[must_use]
+    pub fn with<I: Index<Of = C>>(mut self) -> Self {
+        self.specs.push(IndexSpec {
+            type_id: TypeId::of::<I>(),
+            name: format!("{}.{}", C::NAME, I::NAME),
+            unique: I::UNIQUE,
+            partition: I::PARTITION,
+            components: I::Key::COMPONENTS,
+            entries: index_entries::<I>,
+        });
+        self
+    }
+}
+
+/// An entry of an index, encoded.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct IndexEntry {
+    pub(crate) key: Vec<u8>,
+    /// How many bytes of the key choose the shard.
+    pub(crate) partition_bytes: usize,
+    pub(crate) value: Vec<u8>,
+}
+
+/// An index without its types.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexSpec {
+    pub(crate) type_id: TypeId,
+    pub(crate) name: String,
+    pub(crate) unique: bool,
+    pub(crate) partition: usize,
+    components: usize,
+    pub(crate) entries: fn(&[u8], &[u8]) -> Result<Vec<IndexEntry>>,
+}
+
+/// A collection without its types.
+#[derive(Debug, Clone)]
+pub(crate) struct CollectionDef {
+    pub(crate) type_id: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) scope: Scope,
+    pub(crate) history: History,
+    pub(crate) layout: Layout,
+    pub(crate) partition: usize,
+    components: usize,
+    pub(crate) indexes: Vec<IndexSpec>,
+}
+
+impl CollectionDef {
+    pub(crate) fn of<C: Collection>() -> Self {
+        Self {
+            type_id: TypeId::of::<C>(),
+            name: C::NAME,
+            scope: C::SCOPE,
+            history: C::HISTORY,
+            layout: C::LAYOUT,
+            partition: C::PARTITION,
+            components: C::Key::COMPONENTS,
+            indexes: C::indexes().specs,
+        }
+    }
+
+    /// What the catalog keeps so that a changed definition is recognised.
+    ///
+    /// | bytes | field |
+    /// |---|---|
+    /// | varint | leading components that choose the shard |
+    /// | varint | components of the key |
+    /// | varint + n | each index's name, in order of declaration |
+    pub(crate) fn definition(&self) -> Vec<u8> {
+        let mut out = ByteWriter::new();
+        out.varint(op_engine_io::num::to_u64(self.partition));
+        out.varint(op_engine_io::num::to_u64(self.components));
+        for index in &self.indexes {
+            out.bytes(index.name.as_bytes());
+        }
+        out.into_vec()
+    }
+}
+
+impl IndexSpec {
+    /// What the catalog keeps so that a changed definition is recognised.
+    ///
+    /// | bytes | field |
+    /// |---|---|
+    /// | varint | leading components that choose the shard |
+    /// | varint | components of the key |
+    /// | 1 | 1 = not unique, 2 = unique |
+    pub(crate) fn definition(&self) -> Vec<u8> {
+        let mut out = ByteWriter::new();
+        out.varint(op_engine_io::num::to_u64(self.partition));
+        out.varint(op_engine_io::num::to_u64(self.components));
+        out.u8(if self.unique { 2 } else { 1 });
+        out.into_vec()
+    }
+}
+
+/// The bytes of a key, and how many of them choose the shard.
+pub(crate) fn encode_key<K: Key>(key: &K, partition: usize) -> (Vec<u8>, usize) {
+    let bytes = key.to_bytes();
+    let partition_bytes = if partition == 0 || partition >= K::COMPONENTS {
+        bytes.len()
+    } else {
+        key.leading_bytes(partition).len()
+    };
+    (bytes, partition_bytes)
+}
+
+/// The entries of a record in an index.
+///
+/// A unique index is keyed by its key alone; the value is the record's key, length-prefixed, and what is covered. Any
+/// other index is keyed by its key and then the record's key; the value is what is covered.
+fn index_entries<I: Index>(key: &[u8], value: &[u8]) -> Result<Vec<IndexEntry>> {
+    let typed_key = <I::Of as Collection>::Key::decode_exact(key)
+        .map_err(|why| Error::Key { collection: I::Of::NAME.to_owned(), why })?;
+    let typed_value = <I::Of as Collection>::Value::decode_exact(value)
+        .map_err(|why| Error::Value { collection: I::Of::NAME.to_owned(), why })?;
+    let mut entries = Vec::new();
+    I::entries(&typed_key, &typed_value, &mut |index_key, covered| {
+        let (mut bytes, partition_bytes) = encode_key(&index_key, I::PARTITION);
+        let covered = covered.to_bytes();
+        let value = if I::UNIQUE {
+            let mut out = ByteWriter::new();
+            out.bytes(key);
+            out.raw(&covered);
+            out.into_vec()
+        } else {
+            bytes.extend_from_slice(key);
+            covered
+        };
+        entries.push(IndexEntry { key: bytes, partition_bytes, value });
+    });
+    entries.sort_unstable();
+    entries.dedup_by(|a, b| a.key == b.key);
+    Ok(entries)
+}
+
+/// Takes an index entry apart: the index's key, the record's key, and what is covered.
+pub(crate) fn decode_entry<I: Index>(
+    key: &[u8],
+    value: &[u8],
+) -> Result<(I::Key, <I::Of as Collection>::Key, I::Covered)> {
+    let name = || format!("{}.{}", I::Of::NAME, I::NAME);
+    let key_error = |why| Error::Key { collection: name(), why };
+    let value_error = |why| Error::Value { collection: name(), why };
+    if I::UNIQUE {
+        let index_key = I::Key::decode_exact(key).map_err(key_error)?;
+        let (record, covered) = split_unique(value).map_err(|Malformed(what)| Error::Value {
+            collection: name(),
+            why: crate::value::ValueError::Malformed(what),
+        })?;
+        let record = <I::Of as Collection>::Key::decode_exact(record).map_err(key_error)?;
+        return Ok((index_key, record, I::Covered::decode_exact(covered).map_err(value_error)?));
+    }
+    let mut input = crate::key::KeyReader::new(key);
+    let index_key = I::Key::decode(&mut input).map_err(key_error)?;
+    let record = <I::Of as Collection>::Key::decode(&mut input).map_err(key_error)?;
+    input.finish().map_err(key_error)?;
+    Ok((index_key, record, I::Covered::decode_exact(value).map_err(value_error)?))
+}
+
+fn split_unique(value: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut input = ByteReader::new(value);
+    let record = input.bytes(op_engine_shards::ops::KEY_BYTES_MAX)?;
+    Ok((record, input.rest()))
+}
+
+/// The record's key in an entry of a unique index.
+pub(crate) fn unique_owner(value: &[u8]) -> Option<&[u8]> {
+    split_unique(value).ok().map(|(record, _)| record)
+}

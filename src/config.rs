@@ -1,0 +1,192 @@
+//! How a store is opened.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use op_engine_io::hardware::{CpuId, Overrides};
+use op_engine_shards::ShardConfig;
+
+use crate::collection::{Collection, CollectionDef};
+
+/// When a block is acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// When it survives a crash. The default.
+    Block,
+    /// When readers see it. It is made durable later, together with others: a crash loses whole blocks from the end,
+    /// never a hole and never part of a block. For the first sync of a chain, which can be repeated.
+    Deferred {
+        /// Sync after this many blocks.
+        blocks: u64,
+        /// Sync after this time, if no more blocks come.
+        interval: Duration,
+    },
+}
+
+impl Durability {
+    /// Deferred with syncs every 100 blocks and every second.
+    #[must_use]
+    pub const fn deferred() -> Self {
+        Self::Deferred { blocks: 100, interval: Duration::from_secs(1) }
+    }
+
+    pub(crate) const fn waits(self) -> bool {
+        matches!(self, Self::Block)
+    }
+}
+
+/// How a store is opened. What is not set is derived from the machine; `op-engine detect` shows how.
+///
+/// ```no_run
+/// use op_engine::{Config, Engine, chain};
+///
+/// # fn main() -> op_engine::Result<()> {
+/// let config = Config::new("/var/lib/opnet/store").collections(chain::collections).reorg_window(288);
+/// let engine = Engine::open_blocking(config)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub(crate) path: PathBuf,
+    pub(crate) create: bool,
+    pub(crate) collections: Vec<CollectionDef>,
+    pub(crate) durability: Durability,
+    pub(crate) reorg_window_blocks: u64,
+    pub(crate) overrides: Overrides,
+    pub(crate) calibrate: bool,
+    pub(crate) lock_wait: Duration,
+    pub(crate) shard_settings: Option<ShardConfig>,
+    pub(crate) commits_in_flight_max: usize,
+}
+
+impl Config {
+    /// A store in the directory `path`, which is created if it is missing.
+    #[must_use]
+    pub fn new(path: impl AsRef<Path>) -> Self {
+        Self {
+            path: path.as_ref().to_path_buf(),
+            create: true,
+            collections: Vec::new(),
+            durability: Durability::Block,
+            reorg_window_blocks: 288,
+            overrides: Overrides::default(),
+            calibrate: true,
+            lock_wait: Duration::from_secs(5),
+            shard_settings: None,
+            commits_in_flight_max: 64,
+        }
+    }
+
+    /// Adds a collection with its indexes. All that is to be read or written must be added at every open.
+    #[must_use]
+    pub fn collection<C: Collection>(mut self) -> Self {
+        self.collections.push(CollectionDef::of::<C>());
+        self
+    }
+
+    /// Adds a set of collections.
+    #[must_use]
+    pub fn collections(self, add: impl FnOnce(Self) -> Self) -> Self {
+        add(self)
+    }
+
+    /// Whether a store is created where there is none. Default: true.
+    #[must_use]
+    pub fn create(mut self, create: bool) -> Self {
+        self.create = create;
+        self
+    }
+
+    /// When a block is acknowledged. Default: when it survives a crash.
+    #[must_use]
+    pub fn durability(mut self, durability: Durability) -> Self {
+        self.durability = durability;
+        self
+    }
+
+    /// How many blocks below the durable tip a reorg can take back. Default: 288, two days.
+    #[must_use]
+    pub fn reorg_window(mut self, blocks: u64) -> Self {
+        self.reorg_window_blocks = blocks;
+        self
+    }
+
+    /// The number of shards of a store that is created; an existing store keeps its own.
+    #[must_use]
+    pub fn shards(mut self, shards: u16) -> Self {
+        self.overrides.shards = Some(shards);
+        self
+    }
+
+    /// The CPU of each shard.
+    #[must_use]
+    pub fn cores(mut self, cores: Vec<u32>) -> Self {
+        self.overrides.shard_cpus = Some(cores.into_iter().map(CpuId).collect());
+        self
+    }
+
+    /// Memory for memtables, caches, filters and indexes together, in bytes.
+    #[must_use]
+    pub fn memory_budget(mut self, bytes: u64) -> Self {
+        self.overrides.memory_budget_bytes = Some(bytes);
+        self
+    }
+
+    /// Reads in flight at once on each shard.
+    #[must_use]
+    pub fn read_depth(mut self, depth: u32) -> Self {
+        self.overrides.read_depth = Some(depth);
+        self
+    }
+
+    /// How the WAL is made durable.
+    #[must_use]
+    pub fn sync_mode(mut self, mode: op_engine_io::SyncMode) -> Self {
+        self.overrides.sync_mode = Some(mode);
+        self
+    }
+
+    /// Registered buffer memory of each shard, in bytes.
+    #[must_use]
+    pub fn arena(mut self, bytes: u64) -> Self {
+        self.overrides.arena_bytes = Some(bytes);
+        self
+    }
+
+    /// Whether depth and sync mode are measured on the device at the first open, which takes 1 to 2 seconds.
+    /// Default: true.
+    #[must_use]
+    pub fn calibrate(mut self, calibrate: bool) -> Self {
+        self.calibrate = calibrate;
+        self
+    }
+
+    /// How long to wait for another process, or the kernel on behalf of a killed one, to let go of the store.
+    /// Default: 5 seconds.
+    #[must_use]
+    pub fn lock_wait(mut self, wait: Duration) -> Self {
+        self.lock_wait = wait;
+        self
+    }
+
+    /// Blocks that may wait to be committed before their makers wait. Default: 64.
+    #[must_use]
+    pub fn commits_in_flight(mut self, blocks: usize) -> Self {
+        self.commits_in_flight_max = blocks.max(1);
+        self
+    }
+
+    /// All settings of each shard, in place of those derived from the memory budget.
+    #[must_use]
+    pub fn shard_settings(mut self, settings: ShardConfig) -> Self {
+        self.shard_settings = Some(settings);
+        self
+    }
+
+    /// The directory of the store.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}

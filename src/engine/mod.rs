@@ -1,0 +1,398 @@
+//! The handle that a user holds, and what is behind it.
+
+mod chain_window;
+mod committer;
+mod events;
+mod machine;
+mod open;
+mod order;
+mod prepare;
+mod reader;
+mod registry;
+mod scan;
+mod shared;
+mod snapshot;
+mod system;
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use op_engine_io::mailbox::Sender;
+use op_engine_io::real::{Counters, RealWorld};
+use op_engine_io::{Reply, Running, World, block_on, reply};
+use op_engine_shards::catalog::Catalog;
+use op_engine_shards::message::Request;
+use op_engine_shards::stats::ShardStats;
+use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
+
+use crate::batch::{Batch, Block};
+use crate::collection::{Collection, Index};
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+pub use chain_window::Tip;
+pub use events::{Event, Subscription};
+pub use order::{Committed, Reorged};
+pub use reader::PrefixOf;
+pub use scan::{IndexRow, Row, Scan};
+pub use snapshot::Snapshot;
+
+use order::Order;
+use prepare::{Allowed, resolve};
+use reader::{At, IndexHit};
+use shared::Shared;
+
+/// What opening a store found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recovered {
+    /// The commit at which the store goes on.
+    pub cut: Seq,
+    /// Bytes of unfinished writes behind it, which were dropped. None of them had been acknowledged.
+    pub torn_tail_bytes: u64,
+}
+
+/// What an engine says of itself.
+#[derive(Debug, Clone)]
+pub struct Stats {
+    /// The tip, if there is one.
+    pub tip: Option<Tip>,
+    /// The lowest height that a reorg can go back to.
+    pub horizon: Height,
+    /// Readers see commits up to here.
+    pub applied: Seq,
+    /// Commits up to here survive a crash.
+    pub durable: Seq,
+    /// The failure that has stopped commits, if one has.
+    pub failure: Option<Error>,
+    /// Each shard.
+    pub shards: Vec<ShardStats>,
+    /// What was done to the device; `None` in a simulation.
+    pub device: Option<Counters>,
+}
+
+/// A store. Cheap to clone; every method may be called from any thread and any async runtime.
+///
+/// When the last handle is dropped, the engine makes durable what it has, flushes and ends in the background.
+/// [`Engine::close`] does the same, waits for it and tells of errors.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+    orders: Sender<Order>,
+    hosts: Arc<Mutex<Vec<Running>>>,
+    recovered: Recovered,
+    world: Option<RealWorld>,
+}
+
+/// The acknowledgement of a block on its way.
+#[derive(Debug)]
+pub struct Pending {
+    answer: Reply<Result<Committed>>,
+    gone: Error,
+}
+
+impl Pending {
+    /// Waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// Why the block was not committed. After [`Error::Storage`] it may or may not be there after the next open.
+    pub async fn acknowledged(self) -> Result<Committed> {
+        self.answer.await.unwrap_or(Err(self.gone))
+    }
+
+    /// Blocks the calling thread until the acknowledgement is there.
+    ///
+    /// # Errors
+    /// As [`Pending::acknowledged`].
+    pub fn wait(self) -> Result<Committed> {
+        block_on(self.acknowledged())
+    }
+}
+
+impl Engine {
+    fn new(shared: Arc<Shared>, orders: Sender<Order>, hosts: Vec<Running>, recovered: Recovered) -> Self {
+        Self { shared, orders, hosts: Arc::new(Mutex::new(hosts)), recovered, world: None }
+    }
+
+    /// Opens a store, or creates it.
+    ///
+    /// Detects the machine, takes the store's lock, recovers every shard and checks that no acknowledged commit is
+    /// missing. The work is done on threads of the engine's own.
+    ///
+    /// # Errors
+    /// What the machine lacks, with the remedy; [`Error::Storage`] for a locked, damaged or foreign store;
+    /// [`Error::SchemaChanged`]. Nothing is modified by a failed open of an existing store before its shards have
+    /// all been recovered.
+    pub async fn open(config: Config) -> Result<Self> {
+        let (sender, answer) = reply();
+        let thread = std::thread::Builder::new().name("op-engine-open".to_owned());
+        let spawned = thread.spawn(move || sender.send(Self::open_blocking(config)));
+        if let Err(error) = spawned {
+            return Err(Error::Setting { name: "threads", why: error.to_string() });
+        }
+        answer.await?
+    }
+
+    /// As [`Engine::open`], on the calling thread.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub fn open_blocking(config: Config) -> Result<Self> {
+        let machine = machine::Machine::derive(&config)?;
+        let world = RealWorld::open(machine.settings(&config))?;
+        let settings = config.shard_settings.clone();
+        let shard_config = |shards| settings.clone().unwrap_or_else(|| machine.shard_config(shards));
+        let opened = block_on(open::open_in(world.clone(), config, machine.shards(), shard_config));
+        opened.map(|engine| Self { world: Some(world), ..engine })
+    }
+
+    /// Opens a store on any world: for tests on the simulated one.
+    ///
+    /// # Errors
+    /// As [`Engine::open`].
+    pub async fn open_on<W: World>(
+        world: W,
+        config: Config,
+        shards: u16,
+        settings: ShardConfig,
+    ) -> Result<Self> {
+        open::open_in(world, config, shards, |_| settings.clone()).await
+    }
+
+    /// What opening the store found.
+    #[must_use]
+    pub fn recovered(&self) -> Recovered {
+        self.recovered
+    }
+
+    /// The newest block that readers see.
+    #[must_use]
+    pub fn tip(&self) -> Option<Tip> {
+        self.shared.chain(|chain| chain.tip())
+    }
+
+    /// The lowest height that [`Engine::reorg_to`] can go back to.
+    #[must_use]
+    pub fn horizon(&self) -> Height {
+        self.shared.chain(|chain| chain.reachable())
+    }
+
+    /// The block at a height, if it is in the part of the chain that a reorg can reach.
+    #[must_use]
+    pub fn block_at(&self, height: Height) -> Option<Tip> {
+        self.shared.chain(|chain| chain.at(height))
+    }
+
+    /// The highest block that the store shares with `headers`: where a reorg must go back to. `None` if none of them
+    /// is in the part of the chain that a reorg can reach.
+    #[must_use]
+    pub fn find_fork(&self, headers: &[(Height, BlockHash)]) -> Option<Tip> {
+        self.shared.chain(|chain| chain.find_fork(headers))
+    }
+
+    /// Commits a block: all of its changes in all collections, or nothing.
+    ///
+    /// Resolves when the block is acknowledged: durable, or applied with deferred durability.
+    ///
+    /// # Errors
+    /// [`Error::HeightMismatch`], [`Error::BrokenLink`], [`Error::DuplicateKey`], [`Error::Limit`],
+    /// [`Error::UnknownCollection`]: the store is unchanged. [`Error::Storage`]: commits have stopped.
+    pub async fn commit(&self, block: Block) -> Result<Committed> {
+        self.submit(block).await?.acknowledged().await
+    }
+
+    /// Hands a block over without waiting for its acknowledgement, so that the next one can follow at once.
+    ///
+    /// # Errors
+    /// What can be seen without the parent's state: unknown collections and limits.
+    pub async fn submit(&self, block: Block) -> Result<Pending> {
+        let Block { height, hash, parent, batch } = block;
+        let changes = resolve(&self.shared, batch, Allowed::Everything)?;
+        let (sender, answer) = reply();
+        self.order(Order::Block { height, hash, parent, changes, reply: sender }).await?;
+        Ok(Pending { answer, gone: self.shared.gone() })
+    }
+
+    /// Commits changes of `Global` collections, outside the chain. Always durable when it resolves.
+    ///
+    /// # Errors
+    /// [`Error::NotGlobal`] and as [`Engine::commit`].
+    pub async fn commit_global(&self, batch: Batch) -> Result<Committed> {
+        let changes = resolve(&self.shared, batch, Allowed::GlobalOnly)?;
+        let (sender, answer) = reply();
+        self.order(Order::Global { changes, reply: sender }).await?;
+        self.answered(answer).await
+    }
+
+    /// Takes every collection that follows the chain back to the state after the block at `height`, atomically, in a
+    /// time that does not depend on what the orphaned blocks wrote. Durable when it resolves.
+    ///
+    /// # Errors
+    /// [`Error::ReorgAboveTip`], [`Error::ReorgBelowHorizon`], [`Error::EmptyChain`]: the store is unchanged.
+    pub async fn reorg_to(&self, height: Height) -> Result<Reorged> {
+        let (sender, answer) = reply();
+        self.order(Order::Reorg { target: height, reply: sender }).await?;
+        self.answered(answer).await
+    }
+
+    /// Makes every commit so far durable.
+    ///
+    /// # Errors
+    /// The failure that has stopped commits.
+    pub async fn sync(&self) -> Result<()> {
+        let (sender, answer) = reply();
+        self.order(Order::Sync(sender)).await?;
+        self.answered(answer).await
+    }
+
+    async fn order(&self, order: Order) -> Result<()> {
+        self.orders.send(order).await.map_err(|_| self.shared.gone())
+    }
+
+    async fn answered<T>(&self, answer: Reply<Result<T>>) -> Result<T> {
+        answer.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// The record with a key, at the tip.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] if it cannot be read. Damage is never taken for absence.
+    pub async fn get<C: Collection>(&self, key: &C::Key) -> Result<Option<C::Value>> {
+        Ok(self.get_many::<C>(std::slice::from_ref(key)).await?.pop().flatten())
+    }
+
+    /// The records with many keys, at one tip, in the order of the keys. All device reads are in flight together.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    pub async fn get_many<C: Collection>(&self, keys: &[C::Key]) -> Result<Vec<Option<C::Value>>> {
+        reader::get_many::<C>(&self.shared, At::Tip, keys).await
+    }
+
+    /// The record that a key of a unique index leads to, at the tip.
+    ///
+    /// # Errors
+    /// As [`Engine::get`].
+    pub async fn get_by<I: Index>(&self, key: &I::Key) -> Result<Option<IndexHit<I>>> {
+        reader::get_by::<I>(&self.shared, At::Tip, key).await
+    }
+
+    /// An ordered scan of a collection, on the tip as it is when the first row is taken.
+    #[must_use]
+    pub fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
+        scan::record_scan::<C>(&self.shared, None, None)
+    }
+
+    /// An ordered scan of an index, on the tip as it is when the first row is taken.
+    #[must_use]
+    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>> {
+        scan::index_scan::<I>(&self.shared, None, None)
+    }
+
+    /// The state of the tip, held: it stays readable through commits, merges and reorgs until it is dropped.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn snapshot(&self) -> Result<Snapshot> {
+        Snapshot::of_tip(&self.shared).await
+    }
+
+    /// The state after the block at a height, held. `Window` collections can be read back to the horizon, those with
+    /// `History::All` back to the first block.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchHeight`], [`Error::EmptyChain`].
+    pub async fn at(&self, height: Height) -> Result<Snapshot> {
+        Snapshot::at(&self.shared, height).await
+    }
+
+    /// Tells of every commit and reorg from here on, in order.
+    #[must_use]
+    pub fn subscribe(&self) -> Subscription {
+        self.shared.subscribers.subscribe()
+    }
+
+    /// Writes every memtable to segments now. Not needed for durability.
+    ///
+    /// # Errors
+    /// The failure that has stopped commits.
+    pub async fn flush(&self) -> Result<()> {
+        self.sync().await?;
+        let mut answers = Vec::new();
+        for shard in &self.shared.shards {
+            let (sender, answer) = reply();
+            shard.send(Request::Flush(sender)).await?;
+            answers.push(answer);
+        }
+        for answer in answers {
+            answer.await??;
+        }
+        Ok(())
+    }
+
+    /// What the engine says of itself.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub async fn stats(&self) -> Result<Stats> {
+        let mut shards = Vec::with_capacity(self.shared.shards.len());
+        for shard in &self.shared.shards {
+            let (sender, answer) = reply();
+            shard.send(Request::Stats(sender)).await?;
+            shards.push(answer.await?);
+        }
+        Ok(Stats {
+            tip: self.tip(),
+            horizon: self.horizon(),
+            applied: self.shared.applied(),
+            durable: self.shared.durable(),
+            failure: self.shared.failure().map(Error::from),
+            shards,
+            device: self.world.as_ref().map(RealWorld::counters),
+        })
+    }
+
+    /// The number of each collection and index that this engine was opened with, as statistics name them.
+    #[must_use]
+    pub fn collection_names(&self) -> Vec<(op_engine_shards::CollectionId, String)> {
+        self.shared.registry.names()
+    }
+
+    /// How many shards the store has.
+    #[must_use]
+    pub fn shard_count(&self) -> usize {
+        self.shared.shards.len()
+    }
+
+    /// Makes everything durable, flushes, ends all threads of the engine and lets go of the store. Other handles get
+    /// [`Error::Closed`] from then on.
+    ///
+    /// # Errors
+    /// The failure that has stopped commits, or that prevented the flush. What was acknowledged is on disk all the
+    /// same.
+    pub async fn close(self) -> Result<()> {
+        let (sender, answer) = reply();
+        let outcome = match self.order(Order::Close(sender)).await {
+            Ok(()) => self.answered(answer).await,
+            Err(error) => Err(error),
+        };
+        let hosts = std::mem::take(&mut *self.hosts.lock().unwrap_or_else(PoisonError::into_inner));
+        for host in hosts {
+            host.finished().await;
+        }
+        outcome
+    }
+}
+
+/// The catalog's numbers are an implementation detail of the registry; names are what users know.
+impl registry::Registry {
+    fn names(&self) -> Vec<(op_engine_shards::CollectionId, String)> {
+        let mut catalog = Catalog::default();
+        catalog.collections.push(system::chain_spec());
+        let mut names: Vec<_> = catalog.collections.into_iter().map(|spec| (spec.id, spec.name)).collect();
+        names.extend(self.all().flat_map(|registered| {
+            let indexes = registered.indexes.iter().map(|index| (index.id, index.spec.name.clone()));
+            std::iter::once((registered.id, registered.name.to_owned())).chain(indexes).collect::<Vec<_>>()
+        }));
+        names.sort_unstable_by_key(|(id, _)| *id);
+        names
+    }
+}

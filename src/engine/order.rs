@@ -1,0 +1,81 @@
+//! What the committer is asked to do.
+
+use op_engine_io::ReplySender;
+use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
+
+use crate::collection::IndexEntry;
+use crate::error::Result;
+
+/// The new entries of a record in one index.
+#[derive(Debug, Clone)]
+pub(crate) struct NewEntries {
+    /// The position of the index among the collection's.
+    pub(crate) index: usize,
+    pub(crate) entries: Vec<IndexEntry>,
+}
+
+/// One change of an indexed collection: what its old record had in the indexes is not known yet.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexedChange {
+    /// The type of the collection, to find its indexes by.
+    pub(crate) type_id: std::any::TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) collection: CollectionId,
+    pub(crate) shard: usize,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+    pub(crate) entries: Vec<NewEntries>,
+}
+
+/// A batch with everything that could be done on the thread of its maker.
+#[derive(Debug, Default)]
+pub(crate) struct Resolved {
+    /// Operations on collections without indexes, encoded for each shard.
+    pub(crate) payloads: Vec<Vec<u8>>,
+    /// Changes of collections with indexes.
+    pub(crate) indexed: Vec<IndexedChange>,
+}
+
+/// A block that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The number of the commit.
+    pub seq: Seq,
+    /// Whether it survives a crash already.
+    pub durable: bool,
+}
+
+/// A reorg that was committed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reorged {
+    /// The number of the commit.
+    pub seq: Seq,
+    /// The height of the tip before.
+    pub from: Height,
+    /// The height of the tip after.
+    pub to: Height,
+}
+
+/// What the committer is asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    Block {
+        height: Height,
+        hash: BlockHash,
+        parent: BlockHash,
+        changes: Resolved,
+        reply: ReplySender<Result<Committed>>,
+    },
+    Global {
+        changes: Resolved,
+        reply: ReplySender<Result<Committed>>,
+    },
+    Reorg {
+        target: Height,
+        reply: ReplySender<Result<Reorged>>,
+    },
+    /// Make everything applied so far durable.
+    Sync(ReplySender<Result<()>>),
+    /// Finish, flush and end.
+    Close(ReplySender<Result<()>>),
+}

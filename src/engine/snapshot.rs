@@ -1,0 +1,138 @@
+//! A state of the store that stays readable.
+
+use std::any::TypeId;
+use std::sync::Arc;
+
+use op_engine_shards::catalog::History;
+use op_engine_shards::{Height, Seq};
+
+use crate::collection::{Collection, Index};
+use crate::engine::chain_window::Tip;
+use crate::engine::prepare::get_each;
+use crate::engine::reader::{self, At, IndexHit, is_expired};
+use crate::engine::scan::{self, IndexRow, Row, Scan};
+use crate::engine::shared::{Pin, Shared};
+use crate::engine::system::{self, BlockRecord};
+use crate::error::{Error, Result};
+
+/// Attempts to hold a view before giving up: each fails only if a reorg or the window overtakes it.
+const PINS_MAX: usize = 64;
+
+/// A state of the store that stays as it is: commits, merges and reorgs do not change what it shows.
+///
+/// `Chain` collections show the state after the snapshot's block. `Global` ones show what they held when that block, or
+/// for a snapshot of the tip the last commit, was made.
+#[derive(Clone)]
+pub struct Snapshot {
+    shared: Arc<Shared>,
+    view: Seq,
+    tip: Option<Tip>,
+    /// Absent below the horizon, where only collections that keep everything can be read.
+    pin: Option<Arc<Pin>>,
+}
+
+impl Snapshot {
+    pub(crate) async fn of_tip(shared: &Arc<Shared>) -> Result<Self> {
+        let mut attempts = 0;
+        loop {
+            let (tip, view) = shared.tip_view();
+            match shared.pin(view).await {
+                Ok(pin) => {
+                    return Ok(Self { shared: Arc::clone(shared), view, tip, pin: Some(Arc::new(pin)) });
+                }
+                Err(error) if is_expired(&error) && attempts < PINS_MAX => attempts += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(crate) async fn at(shared: &Arc<Shared>, height: Height) -> Result<Self> {
+        let mut attempts = 0;
+        loop {
+            let Some(block) = shared.chain(|chain| chain.at(height)) else {
+                return Self::below_window(shared, height).await;
+            };
+            match shared.pin(block.seq).await {
+                Ok(pin) => {
+                    let pin = Some(Arc::new(pin));
+                    return Ok(Self { shared: Arc::clone(shared), view: block.seq, tip: Some(block), pin });
+                }
+                Err(error) if is_expired(&error) && attempts < PINS_MAX => attempts += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    async fn below_window(shared: &Arc<Shared>, height: Height) -> Result<Self> {
+        let (first, tip) = shared.chain(|chain| (chain.first(), chain.tip()));
+        let (Some(first), Some(tip)) = (first, tip) else { return Err(Error::EmptyChain) };
+        let missing = Error::NoSuchHeight { height, first, tip: tip.height };
+        if height < first || height > tip.height {
+            return Err(missing);
+        }
+        let id = system::chain_spec().id;
+        let key = system::chain_key(height);
+        let shard = shared.placement.shard(id, &key);
+        let value =
+            get_each(shared, shared.applied(), vec![(shard, id, key.to_vec())]).await?.pop().flatten();
+        let record = value.and_then(|value| BlockRecord::decode(&value).ok()).ok_or(missing)?;
+        let block = record.at(height);
+        Ok(Self { shared: Arc::clone(shared), view: block.seq, tip: Some(block), pin: None })
+    }
+
+    /// The newest block in it, if it has one.
+    #[must_use]
+    pub fn tip(&self) -> Option<Tip> {
+        self.tip
+    }
+
+    /// The record with a key.
+    ///
+    /// # Errors
+    /// [`Error::HistoryGone`] if the collection does not keep versions this old, [`Error::Storage`].
+    pub async fn get<C: Collection>(&self, key: &C::Key) -> Result<Option<C::Value>> {
+        Ok(self.get_many::<C>(std::slice::from_ref(key)).await?.pop().flatten())
+    }
+
+    /// The records with many keys, in the order of the keys.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub async fn get_many<C: Collection>(&self, keys: &[C::Key]) -> Result<Vec<Option<C::Value>>> {
+        self.check_history::<C>()?;
+        reader::get_many::<C>(&self.shared, At::View(self.view), keys).await
+    }
+
+    /// The record that a key of a unique index leads to.
+    ///
+    /// # Errors
+    /// As [`Snapshot::get`].
+    pub async fn get_by<I: Index>(&self, key: &I::Key) -> Result<Option<IndexHit<I>>> {
+        self.check_history::<I::Of>()?;
+        reader::get_by::<I>(&self.shared, At::View(self.view), key).await
+    }
+
+    /// An ordered scan of a collection.
+    #[must_use]
+    pub fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
+        scan::record_scan::<C>(&self.shared, Some(self.view), self.pin.clone())
+    }
+
+    /// An ordered scan of an index.
+    #[must_use]
+    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>> {
+        scan::index_scan::<I>(&self.shared, Some(self.view), self.pin.clone())
+    }
+
+    fn check_history<C: Collection>(&self) -> Result<()> {
+        let registered = self.shared.registry.collection(TypeId::of::<C>(), C::NAME)?;
+        if self.pin.is_some() || registered.history == History::All {
+            return Ok(());
+        }
+        Err(Error::HistoryGone {
+            collection: C::NAME.to_owned(),
+            height: self.tip.map_or(Height::default(), |tip| tip.height),
+            horizon: self.shared.chain(|chain| chain.reachable()),
+        })
+    }
+}

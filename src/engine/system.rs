@@ -1,0 +1,85 @@
+//! The engine's own collection: the chain, by height.
+
+use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
+use op_engine_shards::catalog::{CollectionSpec, History, Layout};
+use op_engine_shards::visibility::Scope;
+use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
+
+use crate::engine::chain_window::Tip;
+
+/// Users' collections may not begin with this.
+pub(crate) const RESERVED_PREFIX: &str = "op-engine/";
+
+const CHAIN_NAME: &str = "op-engine/chain";
+const CHAIN_VERSION: u8 = 1;
+
+/// The collection that maps heights to blocks. It is the first of every catalog.
+pub(crate) fn chain_spec() -> CollectionSpec {
+    CollectionSpec {
+        id: CollectionId(1),
+        name: CHAIN_NAME.to_owned(),
+        scope: Scope::Chain,
+        history: History::All,
+        layout: Layout::AppendOnly,
+        definition: vec![CHAIN_VERSION],
+    }
+}
+
+/// The key of a height: big-endian, so that keys sort by height.
+pub(crate) fn chain_key(height: Height) -> [u8; 8] {
+    height.0.to_be_bytes()
+}
+
+/// The height of a key.
+pub(crate) fn chain_height(key: &[u8]) -> Result<Height, Malformed> {
+    let bytes = key.try_into().map_err(|_| Malformed("a key of the chain is not 8 bytes long"))?;
+    Ok(Height(u64::from_be_bytes(bytes)))
+}
+
+/// What the chain collection holds for a height.
+///
+/// | bytes | field |
+/// |---|---|
+/// | 1 | version, 1 |
+/// | 8 | number of the commit |
+/// | 32 | hash of the block |
+/// | 32 | hash of its parent |
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct BlockRecord {
+    seq: Seq,
+    hash: BlockHash,
+    parent: BlockHash,
+}
+
+impl BlockRecord {
+    pub(crate) fn of(block: Tip) -> Self {
+        Self { seq: block.seq, hash: block.hash, parent: block.parent }
+    }
+
+    pub(crate) fn at(self, height: Height) -> Tip {
+        Tip { height, hash: self.hash, parent: self.parent, seq: self.seq }
+    }
+
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = ByteWriter::new();
+        out.u8(CHAIN_VERSION);
+        out.u64(self.seq.0);
+        out.raw(&self.hash.0);
+        out.raw(&self.parent.0);
+        out.into_vec()
+    }
+
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+        let mut input = ByteReader::new(bytes);
+        if input.u8()? != CHAIN_VERSION {
+            return Err(Malformed("a record of the chain has an unknown version"));
+        }
+        let record = Self {
+            seq: Seq(input.u64()?),
+            hash: BlockHash(input.array()?),
+            parent: BlockHash(input.array()?),
+        };
+        input.finish()?;
+        Ok(record)
+    }
+}

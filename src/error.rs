@@ -1,0 +1,168 @@
+//! What can go wrong, as users see it.
+
+use std::path::PathBuf;
+
+use op_engine_shards::{BlockHash, Height};
+
+use crate::key::KeyError;
+use crate::value::ValueError;
+
+/// The result of an engine call.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong, as users see it. Corruption, I/O, misuse and limits are apart; a wrong answer is never given.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The storage below failed: I/O, corruption, a foreign or missing file, or an earlier failure.
+    #[error(transparent)]
+    Storage(#[from] op_engine_shards::Error),
+    /// The directory holds no store, and none was to be created.
+    #[error("{} holds no store. Check the path, or allow its creation", .path.display())]
+    NoStore {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// A block's height is not the one above the tip.
+    #[error("block {got} does not follow the tip: the next height is {expected}")]
+    HeightMismatch {
+        /// The height that the next block must have.
+        expected: Height,
+        /// The height that the block has.
+        got: Height,
+    },
+    /// A block's parent is not the tip.
+    #[error(
+        "block {height} does not link: its parent is {got}, the tip is {expected}. Find the fork and `reorg_to` it first"
+    )]
+    BrokenLink {
+        /// The height of the block.
+        height: Height,
+        /// The hash of the tip.
+        expected: BlockHash,
+        /// The parent that the block names.
+        got: BlockHash,
+    },
+    /// A reorg's target is above the tip.
+    #[error("cannot go back to height {target}: the tip is at {tip}")]
+    ReorgAboveTip {
+        /// The height asked for.
+        target: Height,
+        /// The height of the tip.
+        tip: Height,
+    },
+    /// A reorg's target is below what can be reached.
+    #[error(
+        "cannot go back to height {target}: the lowest that can be reached is {horizon}. Index again from there, or use a larger window"
+    )]
+    ReorgBelowHorizon {
+        /// The height asked for.
+        target: Height,
+        /// The lowest height that can be reached.
+        horizon: Height,
+    },
+    /// There is no block yet.
+    #[error("the chain is empty")]
+    EmptyChain,
+    /// A height is above the tip or below the first block.
+    #[error("there is no block at height {height}: the chain reaches from {first} to {tip}")]
+    NoSuchHeight {
+        /// The height asked for.
+        height: Height,
+        /// The first height.
+        first: Height,
+        /// The height of the tip.
+        tip: Height,
+    },
+    /// Versions this old are not kept for this collection.
+    #[error(
+        "{collection} keeps versions back to height {horizon}, but was asked for height {height}. Give it `History::All` to keep all"
+    )]
+    HistoryGone {
+        /// The collection.
+        collection: String,
+        /// The height asked for.
+        height: Height,
+        /// The lowest height whose versions are kept.
+        horizon: Height,
+    },
+    /// Two records have the same key in a unique index.
+    #[error("index {index} is unique, but key {key} would occur twice")]
+    DuplicateKey {
+        /// The index.
+        index: String,
+        /// The encoded key, in hexadecimal.
+        key: String,
+    },
+    /// The store has no such collection.
+    #[error("collection {name} is not registered: add it to the configuration before opening")]
+    UnknownCollection {
+        /// The name.
+        name: String,
+    },
+    /// A collection is not defined as it was when it was created.
+    #[error(
+        "collection {name} is defined differently in the store: {what}. Use the old definition, or a new name"
+    )]
+    SchemaChanged {
+        /// The name.
+        name: String,
+        /// The difference.
+        what: String,
+    },
+    /// A batch outside the chain touches a collection that follows the chain.
+    #[error("collection {name} follows the chain: change it in a block")]
+    NotGlobal {
+        /// The collection.
+        name: String,
+    },
+    /// Something is larger than it may be.
+    #[error("{what} is {value}, the limit is {max}")]
+    Limit {
+        /// What is too large.
+        what: &'static str,
+        /// How large it is.
+        value: u64,
+        /// How large it may be.
+        max: u64,
+    },
+    /// A setting cannot be used.
+    #[error("setting {name}: {why}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// A stored key does not decode as the collection's key type.
+    #[error("a key of {collection} does not decode: {why}")]
+    Key {
+        /// The collection.
+        collection: String,
+        /// What is wrong.
+        why: KeyError,
+    },
+    /// A stored value does not decode as the collection's record type.
+    #[error("a value of {collection} does not decode: {why}")]
+    Value {
+        /// The collection.
+        collection: String,
+        /// What is wrong.
+        why: ValueError,
+    },
+    /// A snapshot, subscription or handle is used after the engine has been closed.
+    #[error("the engine is closed")]
+    Closed,
+}
+
+impl From<op_engine_io::Error> for Error {
+    fn from(error: op_engine_io::Error) -> Self {
+        Self::Storage(error.into())
+    }
+}
+
+impl From<op_engine_io::Disconnected> for Error {
+    fn from(_: op_engine_io::Disconnected) -> Self {
+        Self::Closed
+    }
+}

@@ -50,6 +50,7 @@ impl Durability {
 pub struct Config {
     pub(crate) path: PathBuf,
     pub(crate) create: bool,
+    pub(crate) read_only: bool,
     pub(crate) collections: Vec<CollectionDef>,
     pub(crate) durability: Durability,
     pub(crate) reorg_window_blocks: u64,
@@ -67,6 +68,7 @@ impl Config {
         Self {
             path: path.as_ref().to_path_buf(),
             create: true,
+            read_only: false,
             collections: Vec::new(),
             durability: Durability::Block,
             reorg_window_blocks: 288,
@@ -95,6 +97,14 @@ impl Config {
     #[must_use]
     pub fn create(mut self, create: bool) -> Self {
         self.create = create;
+        self
+    }
+
+    /// Whether the store is only read: nothing on disk is changed, not even by recovery, and every commit is refused.
+    /// The store is locked all the same. Default: false.
+    #[must_use]
+    pub fn read_only(mut self, read_only: bool) -> Self {
+        self.read_only = read_only;
         self
     }
 

@@ -150,6 +150,9 @@ pub enum Error {
         /// What is wrong.
         why: ValueError,
     },
+    /// The store was opened for reading only.
+    #[error("the store was opened for reading only. Open it without `read_only` to change it")]
+    ReadOnly,
     /// A snapshot, subscription or handle is used after the engine has been closed.
     #[error("the engine is closed")]
     Closed,

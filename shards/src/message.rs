@@ -170,7 +170,7 @@ pub struct RecoveryReport {
     pub torn_tail_bytes: u64,
 }
 
-/// How a shard goes on after its recovery.
+/// The term that begins after a recovery.
 #[derive(Debug, Clone, Copy)]
 pub struct StartTerm {
     /// The new term.
@@ -179,6 +179,15 @@ pub struct StartTerm {
     pub cut: Seq,
     /// Numbers up to here are used up.
     pub seq_floor: Seq,
+}
+
+/// How a shard goes on after its recovery.
+#[derive(Debug, Clone, Copy)]
+pub enum GoOn {
+    /// Start a term, in which commits are taken.
+    Write(StartTerm),
+    /// Serve reads of what is there up to this commit, and change nothing on disk.
+    ReadOnly(Seq),
 }
 
 /// What a shard serves from, once its term has started.

@@ -1,9 +1,9 @@
 //! A regtest chain made up from a seed: blocks for tests and demonstrations, without a node.
 //!
-//! The blocks are real as far as an index can see: proof of work at regtest difficulty, merkle roots, witness commitments,
-//! heights in the coinbases (BIP 34), subsidies and fees, transactions of the common script types that spend outputs which
-//! exist, some of them made in the same block. What is not real are the signatures: they have the right form and
-//! random content, so a node would refuse the blocks.
+//! The blocks are real as far as an index can see: proof of work at regtest difficulty, merkle roots, witness
+//! commitments, heights in the coinbases (BIP 34), subsidies and fees, transactions of the common script types that
+//! spend outputs which exist, some of them made in the same block. What is not real are the signatures: they have
+//! the right form and random content, so a node would refuse the blocks.
 //!
 //! The same options give the same chain.
 
@@ -168,8 +168,8 @@ impl RegtestChain {
         &self.mined
     }
 
-    /// The unspent outputs at the tip. As in a node, outputs that can never be spent (`OP_RETURN`, and the one of the genesis
-    /// block) are not among them.
+    /// The unspent outputs at the tip. As in a node, outputs that can never be spent (`OP_RETURN`, and the one of the
+    /// genesis block) are not among them.
     #[must_use]
     pub fn utxos(&self) -> &BTreeMap<OutPoint, Coin> {
         &self.coins

@@ -116,6 +116,21 @@ impl<E: Env> Committer<E> {
         drop(self.close().await);
     }
 
+    /// Answers orders of an engine that was opened for reading only.
+    pub(crate) async fn refuse(self: Rc<Self>, mut orders: Receiver<Order>) {
+        while let Some(order) = orders.recv().await {
+            match order {
+                Order::Block { reply, .. } | Order::Global { reply, .. } => reply.send(Err(Error::ReadOnly)),
+                Order::Reorg { reply, .. } => reply.send(Err(Error::ReadOnly)),
+                Order::Sync(reply) => reply.send(Ok(())),
+                Order::Close(reply) => {
+                    self.shared.subscribers.close();
+                    return reply.send(self.close_shards().await);
+                }
+            }
+        }
+    }
+
     fn progress(&self) -> Progress {
         Progress { cut: self.barrier.cut(), horizon: self.shared.chain(|chain| chain.horizon()) }
     }
@@ -263,6 +278,10 @@ impl<E: Env> Committer<E> {
     /// Makes everything durable, records it and flushes every shard.
     async fn close(&self) -> Result<()> {
         let synced = self.sync_and_mark().await;
+        synced.and(self.close_shards().await)
+    }
+
+    async fn close_shards(&self) -> Result<()> {
         let mut answers = Vec::with_capacity(self.shared.shards.len());
         for shard in &self.shared.shards {
             let (sender, answer) = reply();
@@ -270,7 +289,7 @@ impl<E: Env> Committer<E> {
                 answers.push(answer);
             }
         }
-        let mut outcome = synced;
+        let mut outcome = Ok(());
         for answer in answers {
             let closed = answer.await.map_err(Error::from).and_then(|closed| Ok(closed?));
             outcome = outcome.and(closed);

@@ -40,7 +40,7 @@ impl Machine {
             return Ok(Calibration::load(&config.path)?);
         }
         let by_hand = config.overrides.read_depth.is_some() && config.overrides.sync_mode.is_some();
-        if !config.create || !config.calibrate || by_hand {
+        if !config.create || config.read_only || !config.calibrate || by_hand {
             return Ok(None);
         }
         let failed = |error: std::io::Error| Error::Setting { name: "path", why: error.to_string() };
@@ -57,7 +57,7 @@ impl Machine {
 
     pub(crate) fn settings(&self, config: &Config) -> RealSettings {
         let mut settings = RealSettings::new(&config.path);
-        settings.create = config.create;
+        settings.create = config.create && !config.read_only;
         settings.cores = self.tuning.shard_cpus.iter().map(|cpu| to_usize(u64::from(cpu.0))).collect();
         settings.queue_depth = to_usize(u64::from(self.tuning.read_depth));
         settings.arena_bytes = to_usize(self.tuning.arena_bytes);

@@ -79,6 +79,7 @@ pub struct Engine {
     orders: Sender<Order>,
     hosts: Arc<Mutex<Vec<Running>>>,
     recovered: Recovered,
+    read_only: bool,
     world: Option<RealWorld>,
 }
 
@@ -108,8 +109,14 @@ impl Pending {
 }
 
 impl Engine {
-    fn new(shared: Arc<Shared>, orders: Sender<Order>, hosts: Vec<Running>, recovered: Recovered) -> Self {
-        Self { shared, orders, hosts: Arc::new(Mutex::new(hosts)), recovered, world: None }
+    fn new(
+        shared: Arc<Shared>,
+        orders: Sender<Order>,
+        hosts: Vec<Running>,
+        recovered: Recovered,
+        read_only: bool,
+    ) -> Self {
+        Self { shared, orders, hosts: Arc::new(Mutex::new(hosts)), recovered, read_only, world: None }
     }
 
     /// Opens a store, or creates it.
@@ -315,6 +322,9 @@ impl Engine {
     /// # Errors
     /// The failure that has stopped commits.
     pub async fn flush(&self) -> Result<()> {
+        if self.read_only {
+            return Err(Error::ReadOnly);
+        }
         self.sync().await?;
         let mut answers = Vec::new();
         for shard in &self.shared.shards {

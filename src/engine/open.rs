@@ -13,7 +13,7 @@ use op_engine_shards::barrier::{Barrier, Commit};
 use op_engine_shards::catalog::Catalog;
 use op_engine_shards::log::Identity;
 use op_engine_shards::message::{
-    CommitKind, Direction, Event, Horizon, KeyRange, Progress, RecoveryReport, Request, ScanRequest,
+    CommitKind, Direction, Event, GoOn, Horizon, KeyRange, Progress, RecoveryReport, Request, ScanRequest,
     StartTerm, Started,
 };
 use op_engine_shards::segment::FilterKey;
@@ -45,6 +45,7 @@ struct Plan {
     shards_wanted: u16,
     collections: Vec<CollectionDef>,
     durability: Durability,
+    read_only: bool,
     window: u64,
     orders: Receiver<Order>,
     panicked: PanicSlot,
@@ -54,7 +55,7 @@ struct Plan {
 struct ShardEnds {
     requests: Sender<Request>,
     recovered: Reply<op_engine_shards::Result<RecoveryReport>>,
-    start: ReplySender<StartTerm>,
+    start: ReplySender<GoOn>,
     started: Reply<op_engine_shards::Result<Started>>,
 }
 
@@ -79,12 +80,14 @@ pub(crate) async fn open_in<W: World>(
 ) -> Result<Engine> {
     let panicked: PanicSlot = Arc::new(OnceLock::new());
     let (orders, orders_end) = mailbox(config.commits_in_flight_max);
+    let read_only = config.read_only;
     let plan = Plan {
         path: config.path.clone(),
-        create: config.create,
+        create: config.create && !config.read_only,
         shards_wanted,
         collections: config.collections,
         durability: config.durability,
+        read_only: config.read_only,
         window: config.reorg_window_blocks,
         orders: orders_end,
         panicked: Arc::clone(&panicked),
@@ -102,7 +105,7 @@ pub(crate) async fn open_in<W: World>(
     let connected = connect(&world, &superblock, &panicked, &shard_config, &mut hosts)?;
     connected_end.send(connected);
     match gone(&panicked, opened_end.await) {
-        Ok(Ok(Opened { shared, recovered })) => Ok(Engine::new(shared, orders, hosts, recovered)),
+        Ok(Ok(Opened { shared, recovered })) => Ok(Engine::new(shared, orders, hosts, recovered, read_only)),
         Ok(Err(error)) | Err(error) => {
             drop(orders);
             for host in hosts {
@@ -187,8 +190,8 @@ async fn run_committer<E: Env>(
     };
     identity.send(Ok(superblock.clone()));
     let Ok(Connected { shards, events }) = connected.await else { return };
-    let Plan { collections, durability, window, orders, panicked, .. } = plan;
-    let started = match start_shards(shards).await {
+    let Plan { collections, durability, read_only, window, orders, panicked, .. } = plan;
+    let started = match start_shards(shards, read_only).await {
         Ok(started) => started,
         Err(error) => return opened.send(Err(error)),
     };
@@ -197,7 +200,7 @@ async fn run_committer<E: Env>(
     env.spawn(TaskClass::Foreground, "listen", listen(Rc::clone(&barrier), events));
     let placement = Placement::new(superblock.placement_key, requests.len());
     let prepared = async {
-        let (registry, last) = define_collections(&barrier, &collections, catalog, term.cut).await?;
+        let (registry, last) = define_collections(&barrier, &collections, catalog, term.cut, read_only).await?;
         let shared = Arc::new(Shared::new(requests, placement, registry, panicked));
         let chain = load_chain(&shared, last, window, horizon).await?;
         shared.publish_applied(last, |place| *place = chain);
@@ -211,7 +214,8 @@ async fn run_committer<E: Env>(
     let recovered = Recovered { cut: term.cut, torn_tail_bytes };
     opened.send(Ok(Opened { shared: Arc::clone(&shared), recovered }));
     let chain_index = system::chain_spec().id;
-    Committer::new(env, shared, barrier, durability, chain_index, last).run(orders).await;
+    let committer = Committer::new(env, shared, barrier, durability, chain_index, last);
+    if read_only { committer.refuse(orders).await } else { committer.run(orders).await }
 }
 
 async fn listen(barrier: Rc<Barrier>, events: Receiver<Event>) {
@@ -252,7 +256,7 @@ struct StartedShards {
 }
 
 /// Recovers every shard, finds the cut, and starts the new term everywhere before anything is committed.
-async fn start_shards(shards: Vec<ShardEnds>) -> Result<StartedShards> {
+async fn start_shards(shards: Vec<ShardEnds>, read_only: bool) -> Result<StartedShards> {
     let mut reports = Vec::with_capacity(shards.len());
     let mut ready = Vec::with_capacity(shards.len());
     for ShardEnds { requests, recovered, start, started } in shards {
@@ -264,7 +268,7 @@ async fn start_shards(shards: Vec<ShardEnds>) -> Result<StartedShards> {
     let torn_tail_bytes = reports.iter().map(|report| report.torn_tail_bytes).sum();
     let mut starting = Vec::with_capacity(ready.len());
     for (requests, start, started) in ready {
-        start.send(term);
+        start.send(if read_only { GoOn::ReadOnly(term.cut) } else { GoOn::Write(term) });
         starting.push((requests, started));
     }
     let mut requests = Vec::with_capacity(starting.len());
@@ -286,17 +290,23 @@ async fn define_collections(
     defs: &[CollectionDef],
     mut catalog: Catalog,
     last: Seq,
+    read_only: bool,
 ) -> Result<(Registry, Seq)> {
     let is_new = catalog.collections.is_empty();
     if is_new {
         catalog.collections.push(system::chain_spec());
     }
+    let is_missing = |def: &&CollectionDef| catalog.by_name(def.name).is_none();
+    let new_name = defs.iter().find(is_missing).map_or_else(String::new, |def| def.name.to_owned());
     let (registry, changed) = Registry::resolve(defs, &catalog)?;
     let wanted = match changed {
         Some(wanted) => wanted,
         None if is_new => catalog,
         None => return Ok((registry, last)),
     };
+    if read_only {
+        return Err(Error::UnknownCollection { name: new_name });
+    }
     let payload = encode_catalog(&wanted);
     let commit = Commit {
         kind: CommitKind::Schema,

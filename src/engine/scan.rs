@@ -111,6 +111,14 @@ impl<K: Key, R> Scan<K, R> {
         }
     }
 
+    /// A scan that fails with an error that is known before it begins.
+    pub(crate) fn refused_by(mut self, check: Result<()>) -> Self {
+        if let Err(error) = check {
+            self.collection = Err(error);
+        }
+        self
+    }
+
     /// Only keys that begin with these components.
     ///
     /// If they include the collection's partition, one shard is asked, not all.

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::sync::Arc;
 
 use op_engine_shards::catalog::History;
+use op_engine_shards::visibility::Scope;
 use op_engine_shards::{Height, Seq};
 
 use crate::collection::{Collection, Index};
@@ -21,12 +22,14 @@ const PINS_MAX: usize = 64;
 /// A state of the store that stays as it is: commits, merges and reorgs do not change what it shows.
 ///
 /// `Chain` collections show the state after the snapshot's block. `Global` ones show what they held when that block, or
-/// for a snapshot of the tip the last commit, was made.
+/// for a snapshot of the tip the last commit, was made. `Cleared` ones can be read only on a snapshot of the tip.
 #[derive(Clone)]
 pub struct Snapshot {
     shared: Arc<Shared>,
     view: Seq,
     tip: Option<Tip>,
+    /// Whether it was asked for by height. What `Cleared` collections held then is not kept.
+    by_height: bool,
     /// Absent below the horizon, where only collections that keep everything can be read.
     pin: Option<Arc<Pin>>,
 }
@@ -38,7 +41,8 @@ impl Snapshot {
             let (tip, view) = shared.tip_view();
             match shared.pin(view).await {
                 Ok(pin) => {
-                    return Ok(Self { shared: Arc::clone(shared), view, tip, pin: Some(Arc::new(pin)) });
+                    let (shared, pin) = (Arc::clone(shared), Some(Arc::new(pin)));
+                    return Ok(Self { shared, view, tip, by_height: false, pin });
                 }
                 Err(error) if is_expired(&error) && attempts < PINS_MAX => attempts += 1,
                 Err(error) => return Err(error),
@@ -55,7 +59,8 @@ impl Snapshot {
             match shared.pin(block.seq).await {
                 Ok(pin) => {
                     let pin = Some(Arc::new(pin));
-                    return Ok(Self { shared: Arc::clone(shared), view: block.seq, tip: Some(block), pin });
+                    let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
+                    return Ok(Self { shared, view, tip, by_height: true, pin });
                 }
                 Err(error) if is_expired(&error) && attempts < PINS_MAX => attempts += 1,
                 Err(error) => return Err(error),
@@ -77,7 +82,8 @@ impl Snapshot {
             get_each(shared, shared.applied(), vec![(shard, id, key.to_vec())]).await?.pop().flatten();
         let record = value.and_then(|value| BlockRecord::decode(&value).ok()).ok_or(missing)?;
         let block = record.at(height);
-        Ok(Self { shared: Arc::clone(shared), view: block.seq, tip: Some(block), pin: None })
+        let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
+        Ok(Self { shared, view, tip, by_height: true, pin: None })
     }
 
     /// The newest block in it, if it has one.
@@ -115,18 +121,21 @@ impl Snapshot {
     /// An ordered scan of a collection.
     #[must_use]
     pub fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
-        scan::record_scan::<C>(&self.shared, Some(self.view), self.pin.clone())
+        let scan = scan::record_scan::<C>(&self.shared, Some(self.view), self.pin.clone());
+        scan.refused_by(self.check_history::<C>())
     }
 
     /// An ordered scan of an index.
     #[must_use]
     pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>> {
-        scan::index_scan::<I>(&self.shared, Some(self.view), self.pin.clone())
+        let scan = scan::index_scan::<I>(&self.shared, Some(self.view), self.pin.clone());
+        scan.refused_by(self.check_history::<I::Of>())
     }
 
     fn check_history<C: Collection>(&self) -> Result<()> {
         let registered = self.shared.registry.collection(TypeId::of::<C>(), C::NAME)?;
-        if self.pin.is_some() || registered.history == History::All {
+        let kept = self.pin.is_some() || registered.history == History::All;
+        if kept && !(self.by_height && registered.scope == Scope::Cleared) {
             return Ok(());
         }
         Err(Error::HistoryGone {

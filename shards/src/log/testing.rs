@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use op_engine_io::sim::{Personality, SimDisk, SimEnv, SimOptions, SimWorld};
+use op_engine_io::sim::{DurableCover, Personality, SimDisk, SimEnv, SimOptions, SimWorld};
 use op_engine_io::{Dir, Env};
 
 use super::Identity;
@@ -39,7 +39,8 @@ pub(crate) fn moments<P: Clone + 'static, T, F: Future<Output = T>>(
     progress: P,
     program: impl FnOnce(SimEnv, Rc<RefCell<P>>) -> F,
 ) -> (T, SimDisk, Vec<(SimDisk, P)>) {
-    let world = SimWorld::new(SimOptions::with_seed(seed), disk);
+    let durable_cover = if seed.is_multiple_of(2) { DurableCover::Write } else { DurableCover::File };
+    let world = SimWorld::new(SimOptions { durable_cover, ..SimOptions::with_seed(seed) }, disk);
     let progress = Rc::new(RefCell::new(progress));
     let moments = Rc::new(RefCell::new(Vec::new()));
     let (seen, at) = (Rc::clone(&moments), Rc::clone(&progress));

@@ -78,10 +78,10 @@ impl<E: Env> Shard<E> {
         // A durable write covers only itself; what was written before it needs a sync of the file.
         let sync_apart = durable && unsynced;
         if !frames.is_empty() {
-            self.wal.append(frames, durable && !sync_apart).await?;
+            self.writer().wal.append(frames, durable && !sync_apart).await?;
         }
         if sync_apart {
-            self.wal.sync().await?;
+            self.writer().wal.sync().await?;
         }
         Ok(())
     }

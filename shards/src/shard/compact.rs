@@ -176,7 +176,7 @@ impl<E: Env> Shard<E> {
                 next_segment: state.next_segment,
             }
         };
-        self.manifest.apply(edit).await?;
+        self.writer().manifest.apply(edit).await?;
         let segments = self.open_segments(added).await?;
         {
             let mut state = self.state.borrow_mut();

@@ -48,7 +48,7 @@ impl<E: Env> Shard<E> {
             let done = match next {
                 None => {
                     self.flush_wanted.set(false);
-                    self.wal.prepare().await
+                    self.writer().wal.prepare().await
                 }
                 Some(frozen) if self.state.borrow().progress.cut < frozen.through => {
                     let wanted = Event::CutWanted(self.identity.shard, frozen.through);
@@ -122,12 +122,12 @@ impl<E: Env> Shard<E> {
         }
         let through = frozen.through;
         if active(Mutant::RecycleEarly) {
-            self.wal.release(through).await?;
+            self.writer().wal.release(through).await?;
         }
         let edit = self.checkpoint_edit(added.clone(), through);
-        self.manifest.apply(edit).await?;
+        self.writer().manifest.apply(edit).await?;
         self.install(added, frozen).await?;
-        self.wal.release(through).await?;
+        self.writer().wal.release(through).await?;
         self.stats.borrow_mut().flushes += 1;
         self.flushed.raise();
         self.segments_changed.raise();

@@ -32,7 +32,7 @@ use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::log::{Frame, Identity};
 use crate::manifest::Manifest;
-use crate::message::{CommitPart, Event, RecoveryReport, Request, StartTerm, Started};
+use crate::message::{CommitPart, Event, GoOn, RecoveryReport, Request, Started};
 use crate::segment::{FilterKey, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::{SegmentState, SegmentStats, ShardStats};
@@ -52,7 +52,7 @@ pub struct Links {
     /// Gets what recovery found, or why it failed.
     pub recovered: ReplySender<Result<RecoveryReport>>,
     /// Brings the order to go on.
-    pub start: Reply<StartTerm>,
+    pub start: Reply<GoOn>,
     /// Gets what the shard serves from.
     pub started: ReplySender<Result<Started>>,
 }
@@ -71,6 +71,12 @@ struct LogQueue {
     shrunk: Signal,
 }
 
+/// What a shard writes its commits to.
+struct Writer<E: Env> {
+    wal: Wal<E>,
+    manifest: Manifest<E>,
+}
+
 /// One shard, shared by its tasks.
 struct Shard<E: Env> {
     env: E,
@@ -79,8 +85,8 @@ struct Shard<E: Env> {
     home: SegmentHome,
     filter_key: FilterKey,
     state: RefCell<State<E>>,
-    wal: Wal<E>,
-    manifest: Manifest<E>,
+    /// Absent when the store was opened for reading only.
+    writer: Option<Writer<E>>,
     cache: Rc<PageCache>,
     events: Sender<Event>,
     parts: RefCell<VecDeque<CommitPart>>,
@@ -114,13 +120,16 @@ pub async fn run<E: Env>(
     recovered.send(Ok(recovery.report()));
     // Nothing has been changed so far. Without the order to go on, nothing will be.
     let Ok(order) = start.await else { return };
-    let shard = match recovery.start(&env, config, filter_key, events, order).await {
+    let shard = match recovery.go_on(&env, config, filter_key, events, order).await {
         Ok(shard) => Rc::new(shard),
         Err(error) => return started.send(Err(error)),
     };
     let catalog = shard.state.borrow().catalog.as_ref().clone();
     started.send(Ok(Started { catalog }));
 
+    if shard.writer.is_none() {
+        return shard.serve(requests).await;
+    }
     env.spawn(TaskClass::Foreground, "apply", Rc::clone(&shard).apply_commits());
     env.spawn(TaskClass::Commit, "commit log", Rc::clone(&shard).write_log());
     env.spawn(TaskClass::Background, "flush", Rc::clone(&shard).flush_memtables());
@@ -150,13 +159,19 @@ impl<E: Env> Shard<E> {
         }
     }
 
+    /// What commits are written to. Only tasks that commit ask for it, and they do not run on a shard that is only read.
+    #[expect(clippy::expect_used, reason = "tasks that commit are started only if there is a writer")]
+    fn writer(&self) -> &Writer<E> {
+        self.writer.as_ref().expect("a shard that commits has a writer")
+    }
+
     fn failure(&self) -> Option<Error> {
         self.state.borrow().failed.clone()
     }
 
     fn describe(&self) -> ShardStats {
         let state = self.state.borrow();
-        let wal = self.wal.stats();
+        let wal = self.writer.as_ref().map(|writer| writer.wal.stats()).unwrap_or_default();
         let mut stats = self.stats.borrow().clone();
         stats.applied = state.applied;
         stats.durable = state.durable;

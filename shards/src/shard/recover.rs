@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Term};
 use crate::log::{Frame, Identity};
 use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
-use crate::message::{Event, RecoveryReport, StartTerm};
+use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
 use crate::segment::{FilterKey, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::ShardStats;
@@ -26,7 +26,7 @@ use crate::visibility::Mask;
 use crate::wal::{self, WalConfig};
 
 use super::state::State;
-use super::{LogQueue, Shard};
+use super::{LogQueue, Shard, Writer};
 
 /// Makes an empty shard in its own directory.
 ///
@@ -81,27 +81,36 @@ impl<E: Env> Recovery<E> {
         }
     }
 
-    /// Starts the term and replays what is left.
-    pub(super) async fn start(
+    /// Starts the term, unless the shard is only read, and replays what is left.
+    pub(super) async fn go_on(
         self,
         env: &E,
         config: ShardConfig,
         filter_key: FilterKey,
         events: Sender<Event>,
-        order: StartTerm,
+        order: GoOn,
     ) -> Result<Shard<E>> {
         let Self { identity, manifest, wal, segments } = self;
-        let wal_config = WalConfig { file_bytes: config.wal_file_bytes, ..WalConfig::default() };
-        let (wal, frames) = wal.start_term(env, wal_config, order.term, order.cut, order.seq_floor).await?;
-        let manifest = manifest.open(env, ManifestConfig::default(), order.term).await?;
-        remove_leftovers(env, identity, &manifest).await?;
-        let mut state = initial_state(&manifest.state().clone(), segments);
-        state.progress.cut = order.cut;
+        let mut state = initial_state(&manifest.state, segments);
+        let (cut, writer, frames) = match order {
+            GoOn::ReadOnly(cut) => {
+                let mut frames = wal.frames;
+                frames.retain(|frame| frame.seq <= cut);
+                (cut, None, frames)
+            }
+            GoOn::Write(StartTerm { term, cut, seq_floor }) => {
+                let wal_config = WalConfig { file_bytes: config.wal_file_bytes, ..WalConfig::default() };
+                let (wal, frames) = wal.start_term(env, wal_config, term, cut, seq_floor).await?;
+                let manifest = manifest.open(env, ManifestConfig::default(), term).await?;
+                remove_leftovers(env, identity, &manifest).await?;
+                (cut, Some(Writer { wal, manifest }), frames)
+            }
+        };
+        state.progress.cut = cut;
         replay(&mut state, &frames, &config, env)?;
-        assert_eq!(state.applied, order.cut, "replay ends at the cut");
-        state.durable = order.cut;
-        let log =
-            LogQueue { written: Cell::new(order.cut), marked: Cell::new(order.cut), ..LogQueue::default() };
+        assert_eq!(state.applied, cut, "replay ends at the cut");
+        state.durable = cut;
+        let log = LogQueue { written: Cell::new(cut), marked: Cell::new(cut), ..LogQueue::default() };
         Ok(Shard {
             env: env.clone(),
             identity,
@@ -110,8 +119,7 @@ impl<E: Env> Recovery<E> {
             cache: Rc::new(PageCache::new(config.cache_bytes)),
             config,
             state: RefCell::new(state),
-            wal,
-            manifest,
+            writer,
             events,
             parts: RefCell::default(),
             parts_grown: Signal::default(),

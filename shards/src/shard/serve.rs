@@ -65,7 +65,7 @@ impl<E: Env> Shard<E> {
     /// Finishes reads, flushes and ends. What cannot be flushed stays in the WAL.
     async fn close(self: Rc<Self>, mut reads: Reads, reply: ReplySender<Result<()>>) {
         while reads.next().await.is_some() {}
-        let flushed = self.flush_everything().await;
+        let flushed = if self.writer.is_some() { self.flush_everything().await } else { Ok(()) };
         self.closing.set(true);
         reply.send(match self.failure() {
             Some(failure) => Err(failure),

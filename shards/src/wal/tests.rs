@@ -91,7 +91,8 @@ async fn script(env: SimEnv, progress: Rc<RefCell<Progress>>, seed: u64) {
             }
             2 => wal.prepare().await.unwrap(),
             3 => {
-                wal.append(vec![Frame::mark(last, progress.borrow().acknowledged)], durable).await.unwrap();
+                let mark = Frame::mark(last, cut);
+                wal.append(vec![mark], durable).await.unwrap();
             }
             _ => {}
         }
@@ -200,6 +201,21 @@ fn many_opens_without_a_commit_need_no_more_files_and_bring_nothing_back() {
         assert_eq!(wal.stats().files, 1);
     });
     assert_eq!(recovered(disk, Seq(6)).unwrap().last, Seq(6));
+}
+
+#[test]
+fn what_recovery_reports_survives_the_next_crash() {
+    for seed in 0..20 {
+        let (_, disk) = run(empty_disk(), async |env: SimEnv| {
+            let wal = first_term(&env).await;
+            wal.append(frames(1..=6, 3_000), false).await.unwrap();
+        });
+        let (found, disk) =
+            run(disk.kill(seed), async |env: SimEnv| recover(&env, IDENTITY, Seq::ZERO).await.unwrap());
+        assert_eq!(found.last, Seq(6), "what was written is visible after a kill");
+        let image = disk.crash(seed, op_engine_io::sim::Personality::Strict);
+        assert_eq!(recovered(image, Seq::ZERO).unwrap(), found);
+    }
 }
 
 #[test]

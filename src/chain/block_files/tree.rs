@@ -113,8 +113,8 @@ impl HeaderTree {
     }
 
     /// The chain with the most work, from its first block to its tip; of several with the same work, the one whose
-    /// tip the files hold first. It begins at the genesis block if the files hold it, or else at the block without a parent
-    /// from which the most work goes on.
+    /// tip the files hold first. It begins at the genesis block if the files hold it, or else at the block without a
+    /// parent from which the most work goes on.
     #[must_use]
     pub fn best_chain(&self) -> Vec<NodeId> {
         let mut chain = Vec::new();

@@ -1,0 +1,4 @@
+//! The program `op-engine`: looks at stores, fills them from block files, and shows what the engine does.
+#![forbid(unsafe_code)]
+
+fn main() {}

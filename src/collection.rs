@@ -92,6 +92,9 @@ pub trait Index: Sized + 'static {
     );
 }
 
+/// A row of an index: its key, the record's key, and what is covered.
+pub type IndexRow<I> = (<I as Index>::Key, <<I as Index>::Of as Collection>::Key, <I as Index>::Covered);
+
 /// The indexes of a collection.
 #[derive(Debug)]
 pub struct IndexList<C> {
@@ -250,10 +253,7 @@ fn index_entries<I: Index>(key: &[u8], value: &[u8]) -> Result<Vec<IndexEntry>> 
 }
 
 /// Takes an index entry apart: the index's key, the record's key, and what is covered.
-pub(crate) fn decode_entry<I: Index>(
-    key: &[u8],
-    value: &[u8],
-) -> Result<(I::Key, <I::Of as Collection>::Key, I::Covered)> {
+pub(crate) fn decode_entry<I: Index>(key: &[u8], value: &[u8]) -> Result<IndexRow<I>> {
     let name = || format!("{}.{}", I::Of::NAME, I::NAME);
     let key_error = |why| Error::Key { collection: name(), why };
     let value_error = |why| Error::Value { collection: name(), why };

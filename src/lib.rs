@@ -12,11 +12,11 @@ mod placement;
 pub mod value;
 
 pub use batch::{Batch, Block};
-pub use collection::{Collection, History, Index, IndexList, Layout, Scope};
+pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Scope};
 pub use config::{Config, Durability};
 pub use engine::{
-    Committed, Engine, Event, IndexRow, Pending, PrefixOf, Recovered, Reorged, Row, Scan, Snapshot, Stats,
-    Subscription, Tip,
+    BlockingEngine, BlockingSnapshot, Committed, Engine, Event, Pending, PrefixOf, Recovered, Reorged, Row,
+    Scan, Snapshot, Stats, Subscription, Tip,
 };
 pub use error::{Error, Result};
 pub use key::Desc;

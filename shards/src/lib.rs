@@ -34,6 +34,7 @@ pub mod shard;
 pub mod signal;
 pub mod stats;
 pub mod superblock;
+pub mod verify;
 pub mod visibility;
 pub mod wal;
 

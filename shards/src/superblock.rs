@@ -44,9 +44,10 @@ pub const FEATURES: u64 = 0;
 /// Bytes of the creating build's version at most.
 pub const CREATED_BY_BYTES_MAX: usize = 64;
 
-const NAME: FileName = FileName { dir: Dir::Root, kind: FileKind::Superblock, number: 0 };
+/// The file that holds it.
+pub(crate) const NAME: FileName = FileName { dir: Dir::Root, kind: FileKind::Superblock, number: 0 };
 const MAGIC: [u8; 4] = *b"OPES";
-const COPIES: u8 = 4;
+pub(crate) const COPIES: u8 = 4;
 const QUORUM: usize = 2;
 const CHECKED_BYTES: usize = 508;
 
@@ -109,7 +110,7 @@ impl Superblock {
     }
 
     /// Reads a copy; `None` if it is bad.
-    fn decode(unit: &[u8], copy: u8) -> Result<Option<Self>> {
+    pub(crate) fn decode(unit: &[u8], copy: u8) -> Result<Option<Self>> {
         let Ok(mut input) = verified(unit) else { return Ok(None) };
         let version = input.u16().unwrap_or_default();
         if version != VERSION {

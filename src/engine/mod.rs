@@ -1,5 +1,6 @@
 //! The handle that a user holds, and what is behind it.
 
+mod blocking;
 mod chain_window;
 mod committer;
 mod events;
@@ -25,15 +26,16 @@ use op_engine_shards::stats::ShardStats;
 use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
 
 use crate::batch::{Batch, Block};
-use crate::collection::{Collection, Index};
+use crate::collection::{Collection, Index, IndexRow};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
+pub use blocking::{BlockingEngine, BlockingSnapshot};
 pub use chain_window::Tip;
 pub use events::{Event, Subscription};
 pub use order::{Committed, Reorged};
 pub use reader::PrefixOf;
-pub use scan::{IndexRow, Row, Scan};
+pub use scan::{Row, Scan};
 pub use snapshot::Snapshot;
 
 use order::Order;
@@ -162,6 +164,20 @@ impl Engine {
         settings: ShardConfig,
     ) -> Result<Self> {
         open::open_in(world, config, shards, |_| settings.clone()).await
+    }
+
+    /// The same calls for threads that may block.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingEngine<'_> {
+        BlockingEngine(self)
+    }
+
+    /// As [`Engine::close`], blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`Engine::close`].
+    pub fn close_blocking(self) -> Result<()> {
+        block_on(self.close())
     }
 
     /// What opening the store found.

@@ -200,7 +200,8 @@ async fn run_committer<E: Env>(
     env.spawn(TaskClass::Foreground, "listen", listen(Rc::clone(&barrier), events));
     let placement = Placement::new(superblock.placement_key, requests.len());
     let prepared = async {
-        let (registry, last) = define_collections(&barrier, &collections, catalog, term.cut, read_only).await?;
+        let (registry, last) =
+            define_collections(&barrier, &collections, catalog, term.cut, read_only).await?;
         let shared = Arc::new(Shared::new(requests, placement, registry, panicked));
         let chain = load_chain(&shared, last, window, horizon).await?;
         shared.publish_applied(last, |place| *place = chain);

@@ -248,7 +248,7 @@ pub(crate) async fn get_each(
     }
     let mut values = vec![None; total];
     for (answer, places) in answers {
-        let got = answer.await??;
+        let got = answer.await.map_err(|_| shared.gone())??;
         if got.len() != places.len() {
             let what = "a shard answered another number of keys than it was asked".to_owned();
             return Err(StorageError::Refused { what }.into());

@@ -10,7 +10,7 @@ use op_engine_io::reply;
 use op_engine_shards::message::{Direction, KeyRange, Request, ScanRequest, Value};
 use op_engine_shards::{CollectionId, Seq};
 
-use crate::collection::{Collection, Index, decode_entry};
+use crate::collection::{Collection, Index, IndexRow, decode_entry};
 use crate::engine::reader::{PrefixOf, decode_value, is_expired};
 use crate::engine::shared::{Pin, Shared};
 use crate::error::{Error, Result};
@@ -22,9 +22,6 @@ const PAGE_ROWS: usize = 256;
 const PAGE_BYTES: usize = 1 << 20;
 /// Attempts to take a view of the tip before giving up.
 const PINS_MAX: usize = 64;
-
-/// A row of an index scan: the index's key, the record's key, and what the index covers.
-pub type IndexRow<I> = (<I as Index>::Key, <<I as Index>::Of as Collection>::Key, <I as Index>::Covered);
 
 /// A row of a collection scan.
 pub type Row<C> = (<C as Collection>::Key, <C as Collection>::Value);
@@ -182,6 +179,22 @@ impl<K: Key, R> Scan<K, R> {
         (self.decode)(&key, &value).map(Some)
     }
 
+    /// As [`Scan::next`], blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`Scan::next`].
+    pub fn next_blocking(&mut self) -> Result<Option<R>> {
+        op_engine_io::block_on(self.next())
+    }
+
+    /// As [`Scan::collect`], blocking the calling thread.
+    ///
+    /// # Errors
+    /// As [`Scan::collect`].
+    pub fn collect_blocking(self) -> Result<Vec<R>> {
+        op_engine_io::block_on(self.collect())
+    }
+
     /// All rows that are left.
     ///
     /// # Errors
@@ -256,7 +269,7 @@ impl<K: Key, R> Scan<K, R> {
             answers.push((at, answer));
         }
         for (at, answer) in answers {
-            let page = answer.await??;
+            let page = answer.await.map_err(|_| self.shared.gone())??;
             if let Some((_, feed)) = feeds.get_mut(at) {
                 feed.last = page.rows.last().map(|(key, _)| key.clone());
                 feed.ended = !page.more || feed.last.is_none();

@@ -140,7 +140,7 @@ impl Shared {
             answers.push(answer);
         }
         for answer in answers {
-            answer.await??;
+            answer.await.map_err(|_| self.gone())??;
         }
         Ok(pin)
     }

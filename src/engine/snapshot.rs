@@ -7,11 +7,12 @@ use op_engine_shards::catalog::History;
 use op_engine_shards::visibility::Scope;
 use op_engine_shards::{Height, Seq};
 
-use crate::collection::{Collection, Index};
+use crate::collection::{Collection, Index, IndexRow};
+use crate::engine::blocking::BlockingSnapshot;
 use crate::engine::chain_window::Tip;
 use crate::engine::prepare::get_each;
 use crate::engine::reader::{self, At, IndexHit, is_expired};
-use crate::engine::scan::{self, IndexRow, Row, Scan};
+use crate::engine::scan::{self, Row, Scan};
 use crate::engine::shared::{Pin, Shared};
 use crate::engine::system::{self, BlockRecord};
 use crate::error::{Error, Result};
@@ -84,6 +85,12 @@ impl Snapshot {
         let block = record.at(height);
         let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
         Ok(Self { shared, view, tip, by_height: true, pin: None })
+    }
+
+    /// The same calls for threads that may block.
+    #[must_use]
+    pub fn blocking(&self) -> BlockingSnapshot<'_> {
+        BlockingSnapshot(self)
     }
 
     /// The newest block in it, if it has one.

@@ -9,7 +9,7 @@ use crate::error::Error;
 use crate::log::{Frame, FrameKind};
 use crate::message::{CommitKind, CommitPart, Event, Progress};
 
-use super::Shard;
+use super::{Part, Shard};
 
 /// A frame for a part of a commit.
 fn frame_of(part: CommitPart) -> (Frame, bool) {
@@ -36,8 +36,21 @@ impl<E: Env> Shard<E> {
     /// Queues a part. Parts come in the order of their numbers.
     pub(super) fn accept(&self, part: CommitPart) {
         self.note(part.progress);
-        self.parts.borrow_mut().push_back(part);
+        self.parts.borrow_mut().push_back(Part::Commit(part));
         self.parts_grown.raise();
+    }
+
+    /// Has everything synced that has been accepted so far: what is in the queue to the WAL at once, because room for
+    /// the rest may depend on it, and the rest when it is applied.
+    pub(super) fn accept_sync(&self) {
+        self.want_sync();
+        self.parts.borrow_mut().push_back(Part::Sync);
+        self.parts_grown.raise();
+    }
+
+    fn want_sync(&self) {
+        self.log.sync_wanted.set(true);
+        self.log.grown.raise();
     }
 
     /// Takes in what the barrier knows.
@@ -64,6 +77,13 @@ impl<E: Env> Shard<E> {
             let Some(part) = part else {
                 self.parts_grown.raised_since(mark).await;
                 continue;
+            };
+            let part = match part {
+                Part::Commit(part) => part,
+                Part::Sync => {
+                    self.want_sync();
+                    continue;
+                }
             };
             self.wait_for_room().await;
             if self.failure().is_some() {
@@ -119,8 +139,7 @@ impl<E: Env> Shard<E> {
         }
         while self.log.bytes.get() > self.config.wal_queue_bytes_max && self.failure().is_none() {
             let mark = self.log.shrunk.mark();
-            self.log.sync_wanted.set(true);
-            self.log.grown.raise();
+            self.want_sync();
             self.log.shrunk.raised_since(mark).await;
         }
     }

@@ -77,6 +77,13 @@ struct Writer<E: Env> {
     manifest: Manifest<E>,
 }
 
+/// What waits to be applied.
+enum Part {
+    Commit(CommitPart),
+    /// A sync was asked for after the parts before it.
+    Sync,
+}
+
 /// One shard, shared by its tasks.
 struct Shard<E: Env> {
     env: E,
@@ -89,7 +96,7 @@ struct Shard<E: Env> {
     writer: Option<Writer<E>>,
     cache: Rc<PageCache>,
     events: Sender<Event>,
-    parts: RefCell<VecDeque<CommitPart>>,
+    parts: RefCell<VecDeque<Part>>,
     parts_grown: Signal,
     log: LogQueue,
     /// Raised when a memtable is frozen, the cut moves, or somebody wants a flush.

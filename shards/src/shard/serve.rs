@@ -26,10 +26,7 @@ impl<E: Env> Shard<E> {
         while let Some(request) = poll_fn(|cx| next_request(&mut requests, &mut reads, reads_max, cx)).await {
             match request {
                 Request::Commit(part) => self.accept(part),
-                Request::Sync => {
-                    self.log.sync_wanted.set(true);
-                    self.log.grown.raise();
-                }
+                Request::Sync => self.accept_sync(),
                 Request::Mark(progress) => self.record_mark(progress),
                 Request::Pin { pins, added, reply } => reply.send(self.pin(pins, added)),
                 Request::Get(request) => {

@@ -125,6 +125,7 @@ impl<C: Collection> IndexList<C> {
             partition: I::PARTITION,
             components: I::Key::COMPONENTS,
             entries: index_entries::<I>,
+            owner: entry_owner::<I>,
         });
         self
     }
@@ -148,6 +149,8 @@ pub(crate) struct IndexSpec {
     pub(crate) partition: usize,
     components: usize,
     pub(crate) entries: fn(&[u8], &[u8]) -> Result<Vec<IndexEntry>>,
+    /// The record's key in an entry, and how many of its bytes choose the shard.
+    pub(crate) owner: fn(&[u8], &[u8]) -> Result<(Vec<u8>, usize)>,
 }
 
 /// A collection without its types.
@@ -161,6 +164,8 @@ pub(crate) struct CollectionDef {
     pub(crate) partition: usize,
     components: usize,
     pub(crate) indexes: Vec<IndexSpec>,
+    /// Decodes a record, and says how many bytes of its key choose the shard.
+    pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
 
 impl CollectionDef {
@@ -174,6 +179,7 @@ impl CollectionDef {
             partition: C::PARTITION,
             components: C::Key::COMPONENTS,
             indexes: C::indexes().specs,
+            inspect: inspect_record::<C>,
         }
     }
 
@@ -271,6 +277,18 @@ pub(crate) fn decode_entry<I: Index>(key: &[u8], value: &[u8]) -> Result<IndexRo
     let record = <I::Of as Collection>::Key::decode(&mut input).map_err(key_error)?;
     input.finish().map_err(key_error)?;
     Ok((index_key, record, I::Covered::decode_exact(value).map_err(value_error)?))
+}
+
+fn inspect_record<C: Collection>(key: &[u8], value: &[u8]) -> Result<usize> {
+    let typed_key =
+        C::Key::decode_exact(key).map_err(|why| Error::Key { collection: C::NAME.to_owned(), why })?;
+    C::Value::decode_exact(value).map_err(|why| Error::Value { collection: C::NAME.to_owned(), why })?;
+    Ok(encode_key(&typed_key, C::PARTITION).1)
+}
+
+fn entry_owner<I: Index>(key: &[u8], value: &[u8]) -> Result<(Vec<u8>, usize)> {
+    let (_, record, _) = decode_entry::<I>(key, value)?;
+    Ok(encode_key(&record, I::Of::PARTITION))
 }
 
 fn split_unique(value: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {

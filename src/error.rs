@@ -150,6 +150,16 @@ pub enum Error {
         /// What is wrong.
         why: ValueError,
     },
+    /// Parts of the store contradict each other. Found by [`verify`](crate::verify), never by reads.
+    #[error("{collection}, key {key}: {what}. Index again, and report this")]
+    Contradiction {
+        /// The collection or index.
+        collection: String,
+        /// The encoded key, in hexadecimal.
+        key: String,
+        /// What contradicts what.
+        what: String,
+    },
     /// The store was opened for reading only.
     #[error("the store was opened for reading only. Open it without `read_only` to change it")]
     ReadOnly,

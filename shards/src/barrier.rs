@@ -226,3 +226,52 @@ fn raise(watermarks: &mut [Seq], shard: ShardId, seq: Seq) {
         *mark = (*mark).max(seq);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use op_engine_io::block_on;
+    use op_engine_io::mailbox::mailbox;
+
+    use super::*;
+
+    fn commit(shards: usize) -> Commit {
+        Commit {
+            kind: CommitKind::Global,
+            height: Height::default(),
+            hash: BlockHash::default(),
+            parent: BlockHash::default(),
+            payloads: vec![Vec::new(); shards],
+            durable: true,
+        }
+    }
+
+    #[test]
+    fn a_commit_is_durable_when_the_last_shard_has_it_and_numbers_go_on_above_the_floor() {
+        let (ends, mut mailboxes): (Vec<_>, Vec<_>) = (0..3).map(|_| mailbox(4)).unzip();
+        let barrier = Barrier::new(ends, Seq(5), Seq(11));
+        let seq = block_on(barrier.send(commit(3), Seq(5), Progress::default())).unwrap();
+        assert_eq!(seq, Seq(12));
+        for requests in &mut mailboxes {
+            let Some(Request::Commit(part)) = requests.try_recv() else { panic!("each shard gets its part") };
+            assert_eq!((part.seq, part.prev), (Seq(12), Seq(5)));
+        }
+        for shard in [2, 0] {
+            barrier.take_in(Event::Applied(ShardId(shard), seq));
+            barrier.take_in(Event::Durable(ShardId(shard), seq));
+            assert_eq!((barrier.applied(), barrier.cut()), (Seq(5), Seq(5)));
+        }
+        barrier.take_in(Event::Durable(ShardId(1), seq));
+        assert_eq!((barrier.applied(), barrier.cut()), (Seq(5), seq));
+    }
+
+    #[test]
+    fn a_failed_shard_stops_commits_with_its_cause() {
+        let (end, _requests) = mailbox(4);
+        let barrier = Barrier::new(vec![end], Seq(1), Seq(1));
+        let cause = Error::Io(op_engine_io::Error::Stopped);
+        barrier.take_in(Event::Failed(ShardId(0), cause.clone()));
+        let refused = block_on(barrier.send(commit(1), Seq(1), Progress::default())).unwrap_err();
+        assert_eq!(refused, cause.poison());
+        assert_eq!(block_on(barrier.until_durable(Seq(2))), Err(refused));
+    }
+}

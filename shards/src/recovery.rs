@@ -28,3 +28,39 @@ pub fn decide(reports: &[RecoveryReport]) -> Result<StartTerm> {
     let term = reports.iter().map(|report| report.term_max.0).max().unwrap_or(0);
     Ok(StartTerm { term: Term(term + 1), cut: shortest.last, seq_floor })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ShardId;
+    use crate::message::Horizon;
+
+    fn report(shard: u16, last: u64, acknowledged: u64, seen: u64) -> RecoveryReport {
+        RecoveryReport {
+            shard: ShardId(shard),
+            last: Seq(last),
+            last_at: (format!("shard-{shard:03}/0000000000000001.wal"), 4096 * last),
+            acknowledged: Seq(acknowledged),
+            seq_seen_max: Seq(seen),
+            term_max: Term(u64::from(shard) + 3),
+            horizon: Horizon::default(),
+            torn_tail_bytes: 0,
+        }
+    }
+
+    #[test]
+    fn the_store_goes_on_at_the_lowest_last_commit_with_numbers_above_all_that_were_seen() {
+        let start = decide(&[report(0, 9, 7, 9), report(1, 7, 6, 12), report(2, 8, 7, 8)]).unwrap();
+        assert_eq!((start.cut, start.seq_floor, start.term), (Seq(7), Seq(12), Term(6)));
+    }
+
+    #[test]
+    fn a_shard_that_lacks_what_another_knows_to_be_acknowledged_is_refused_by_name() {
+        let error = decide(&[report(0, 9, 8, 9), report(1, 7, 6, 7)]).unwrap_err();
+        let Error::AcknowledgedDataMissing { shard, file, offset, found, acknowledged } = error else {
+            panic!("{error}");
+        };
+        assert_eq!((shard, found, acknowledged), (ShardId(1), Seq(7), Seq(8)));
+        assert_eq!((file.as_str(), offset), ("shard-001/0000000000000001.wal", 4096 * 7));
+    }
+}

@@ -93,3 +93,43 @@ impl Mask {
         self.0.iter().find(|range| range.seq <= cut && range.strands(entry)).copied()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Commits 1 to 5; 6 goes back to 3; 7 and 8; 9 goes back to 3 again.
+    const ROLLBACKS: [Rollback; 2] =
+        [Rollback { seq: Seq(6), first_dead: Seq(4) }, Rollback { seq: Seq(9), first_dead: Seq(4) }];
+
+    fn seen(scope: Scope, view: u64) -> Vec<u64> {
+        let mask = Mask::for_range(&ROLLBACKS, scope, Seq::ZERO, Seq::MAX);
+        (1..=10).filter(|entry| mask.shows(Seq(*entry), Seq(view))).collect()
+    }
+
+    #[test]
+    fn a_view_sees_its_own_past_whatever_was_rolled_back_after_it() {
+        assert_eq!(seen(Scope::Chain, 5), [1, 2, 3, 4, 5]);
+        assert_eq!(seen(Scope::Chain, 8), [1, 2, 3, 6, 7, 8]);
+        assert_eq!(seen(Scope::Chain, 10), [1, 2, 3, 9, 10]);
+    }
+
+    #[test]
+    fn global_entries_outlive_rollbacks_and_cleared_ones_do_not() {
+        assert_eq!(seen(Scope::Global, 10), [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(seen(Scope::Cleared, 5), [1, 2, 3, 4, 5]);
+        assert_eq!(seen(Scope::Cleared, 8), [6, 7, 8]);
+        assert_eq!(seen(Scope::Cleared, 10), [9, 10]);
+    }
+
+    #[test]
+    fn a_mask_holds_only_the_rollbacks_that_touch_its_range() {
+        let mask = |from, to| Mask::for_range(&ROLLBACKS, Scope::Chain, Seq(from), Seq(to));
+        assert!(mask(1, 3).is_empty());
+        assert!(mask(9, 20).is_empty());
+        assert_eq!(mask(4, 4).rollbacks(), ROLLBACKS);
+        assert_eq!(mask(7, 8).rollbacks(), &ROLLBACKS[1..]);
+        assert_eq!(mask(4, 8).killer(Seq(5), Seq(7)), Some(ROLLBACKS[0]));
+        assert_eq!(mask(7, 8).killer(Seq(7), Seq(8)), None);
+    }
+}

@@ -3,6 +3,7 @@
 mod blocking;
 mod chain_window;
 mod committer;
+mod cross_check;
 mod events;
 mod machine;
 mod open;
@@ -32,6 +33,7 @@ use crate::error::{Error, Result};
 
 pub use blocking::{BlockingEngine, BlockingSnapshot};
 pub use chain_window::Tip;
+pub use cross_check::RawRow;
 pub use events::{Event, Subscription};
 pub use order::{Committed, Reorged};
 pub use reader::PrefixOf;

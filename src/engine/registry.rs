@@ -26,6 +26,8 @@ pub(crate) struct Registered {
     pub(crate) scope: Scope,
     pub(crate) history: History,
     pub(crate) indexes: Vec<RegisteredIndex>,
+    /// Decodes a record, and says how many bytes of its key choose the shard.
+    pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
 
 /// The collections that an engine was opened with.
@@ -71,8 +73,14 @@ impl Registry {
                 registry.indexes.insert(spec.type_id, (id, def.type_id));
                 indexes.push(RegisteredIndex { id, spec: spec.clone() });
             }
-            let registered =
-                Registered { id, name: def.name, scope: def.scope, history: def.history, indexes };
+            let registered = Registered {
+                id,
+                name: def.name,
+                scope: def.scope,
+                history: def.history,
+                indexes,
+                inspect: def.inspect,
+            };
             registry.by_type.insert(def.type_id, registered);
         }
         let changed = wanted != *catalog;

@@ -80,6 +80,15 @@ pub(crate) fn index_scan<I: Index>(
     Scan::new(shared, collection, I::NAME, I::PARTITION, view, pin, decode_entry::<I>)
 }
 
+/// A scan of a collection or an index, with the rows as they are stored.
+pub(crate) fn raw_scan(
+    shared: &Arc<Shared>,
+    collection: CollectionId,
+    name: &'static str,
+) -> Scan<Vec<u8>, (Vec<u8>, Vec<u8>)> {
+    Scan::new(shared, Ok(collection), name, 0, None, None, |key, value| Ok((key.to_vec(), value.to_vec())))
+}
+
 impl<K: Key, R> Scan<K, R> {
     fn new(
         shared: &Arc<Shared>,
@@ -130,6 +139,16 @@ impl<K: Key, R> Scan<K, R> {
             let partition = prefix.leading_bytes(self.partition);
             self.only_shard = Some(self.shared.placement.shard(collection, &partition));
         }
+        self
+    }
+
+    /// Only keys whose encoding begins with these bytes. All shards are asked.
+    #[must_use]
+    pub fn prefix_bytes(mut self, prefix: &[u8]) -> Self {
+        let (start, end) = prefix_range(prefix);
+        self.start = Bound::Included(start);
+        self.end = end.map_or(Bound::Unbounded, Bound::Excluded);
+        self.only_shard = None;
         self
     }
 

@@ -46,7 +46,7 @@ fn crash_everywhere(shards: u16, thread: u64, threads: u64, blocks: usize, perso
                 return;
             }
             crashes.set(crashes.get() + 1);
-            let then = if index / threads % 4 == 0 { Then::GoOn } else { Then::Compare };
+            let then = if index / threads % 8 == 0 { Then::GoOn } else { Then::Compare };
             let image = disk.crash(index, personality);
             if let Err(trouble) = reopen(image, &setup, &script, progress.window(), index, then) {
                 *wrong.borrow_mut() = Some(format!("crash at {index} ({event}): {trouble:?}"));

@@ -21,6 +21,8 @@ pub struct ShardConfig {
     pub cache_bytes: u64,
     /// Size of a page that holds more than one entry, in bytes; a multiple of 4096.
     pub page_bytes: usize,
+    /// Bytes of a segment that are gathered before they are written.
+    pub segment_write_bytes: usize,
     /// Segments of one size class, side by side, that are merged into one.
     pub merge_fan_in: usize,
     /// Segments that one merge reads at most.
@@ -42,6 +44,7 @@ impl Default for ShardConfig {
             memtable_age_max: Duration::from_secs(300),
             cache_bytes: 128 << 20,
             page_bytes: 4096,
+            segment_write_bytes: 512 << 10,
             merge_fan_in: 4,
             merge_inputs_max: 16,
             mailbox_len_max: 1024,

@@ -270,7 +270,8 @@ fn fill(buffer: &mut IoBuf, bytes: &[u8]) {
 /// The copies that can be read.
 async fn read_copies<E: Env>(env: &E) -> Result<Vec<Superblock>> {
     let file = env.open(NAME, OpenMode::Read).await?;
-    // What is read here decides what is done next, so it must not vanish in the next crash.
+    // What is read here decides what is done next, so neither it nor its name must vanish in the next crash.
+    sync_names(env).await?;
     file.sync_data().await?;
     let bytes = file.len().await?;
     let mut copies = Vec::with_capacity(usize::from(COPIES));

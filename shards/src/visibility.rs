@@ -45,7 +45,7 @@ impl Rollback {
     #[must_use]
     pub fn kills(&self, scope: Scope) -> Option<Self> {
         match scope {
-            Scope::Chain => Some(*self),
+            Scope::Chain => (self.first_dead < self.seq).then_some(*self),
             Scope::Global => None,
             Scope::Cleared => Some(Self { seq: self.seq, first_dead: Seq::ZERO }),
         }

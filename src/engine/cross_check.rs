@@ -62,7 +62,8 @@ impl Engine {
     pub(crate) async fn cross_check(&self, progress: &(impl Fn(u64) + Sync)) -> Result<CrossCheck> {
         let (tip, view) = self.shared.tip_view();
         let pin = self.shared.pin(view).await?;
-        let mut check = Check { shared: &self.shared, view, _pin: pin, progress, found: CrossCheck::default() };
+        let mut check =
+            Check { shared: &self.shared, view, _pin: pin, progress, found: CrossCheck::default() };
         check.chain(tip).await?;
         for registered in self.shared.registry.all() {
             check.records(registered).await?;
@@ -138,7 +139,8 @@ impl<P: Fn(u64)> Check<'_, P> {
                         _ => faults.contradiction(key, "it does not decode"),
                     }
                     if self.shared.placement.shard(id, key) != shard {
-                        faults.contradiction(key, format!("it is on shard {shard}, where it does not belong"));
+                        faults
+                            .contradiction(key, format!("it is on shard {shard}, where it does not belong"));
                     }
                 }
                 unlinked.extend(self.unlinked_blocks(id, &blocks).await?);
@@ -215,12 +217,13 @@ impl<P: Fn(u64)> Check<'_, P> {
             let mut expected = Vec::new();
             for (key, value) in rows {
                 // A record that does not decode is a fault of its own, and has been noted.
-                expected
-                    .extend((spec.entries)(key, value).unwrap_or_default().into_iter().map(|entry| (key, entry)));
+                expected.extend(
+                    (spec.entries)(key, value).unwrap_or_default().into_iter().map(|entry| (key, entry)),
+                );
             }
-            let wanted = expected
-                .iter()
-                .map(|(_, entry)| (self.place(*id, &entry.key, entry.partition_bytes), *id, entry.key.clone()));
+            let wanted = expected.iter().map(|(_, entry)| {
+                (self.place(*id, &entry.key, entry.partition_bytes), *id, entry.key.clone())
+            });
             let stored = get_each(self.shared, self.view, wanted.collect()).await?;
             for ((key, entry), stored) in expected.iter().zip(stored) {
                 match stored {

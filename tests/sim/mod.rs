@@ -10,6 +10,8 @@
 )]
 
 pub mod check;
+pub mod damage;
+pub mod life;
 pub mod model;
 pub mod run;
 pub mod schema;

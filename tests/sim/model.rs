@@ -58,6 +58,11 @@ impl Content {
         }
     }
 
+    /// What a snapshot of a height shows: all but `Cleared` collections.
+    pub fn without_mempool(&self) -> Self {
+        Self { mempool: Vec::new(), ..self.clone() }
+    }
+
     /// The first difference to what was expected.
     pub fn expect(&self, wanted: &Self) -> Result<(), String> {
         same("plain", &self.plain, &wanted.plain)?;
@@ -134,8 +139,6 @@ pub struct ChainEntry {
     pub hash: BlockHash,
     pub tables: Arc<Tables>,
     pub content: Arc<Content>,
-    /// How many reorgs there had been.
-    pub reorgs: usize,
 }
 
 /// The state after a number of operations.
@@ -144,7 +147,6 @@ pub struct State {
     pub chain: Arc<Vec<ChainEntry>>,
     pub tables: Arc<Tables>,
     pub content: Arc<Content>,
-    pub reorgs: usize,
     /// The highest tip so far: horizons follow from it.
     pub highest: u64,
 }
@@ -174,7 +176,6 @@ impl State {
                     hash: *hash,
                     tables: Arc::clone(&next.tables),
                     content: Arc::clone(&next.content),
-                    reorgs: next.reorgs,
                 };
                 Arc::make_mut(&mut next.chain).push(entry);
                 next.highest = next.highest.max(*height);
@@ -187,7 +188,6 @@ impl State {
                 let tables = Tables { wallet, mempool: BTreeMap::new(), ..back };
                 next.content = Arc::new(Content::of(&tables));
                 next.tables = Arc::new(tables);
-                next.reorgs += 1;
             }
         }
         next

@@ -3,14 +3,13 @@
 use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use op_engine::{Batch, Block, Config, Durability, Engine, Error, Height, Pending, ShardConfig, Snapshot};
 use op_engine_io::sim::{DurableCover, Outcome, Personality, Rng, SimDisk, SimOptions, SimWorld};
 use op_engine_io::{Env, World};
 
-use super::check::{Checked, Schema, Trouble, read_all, verify};
+use super::check::{Checked, Of, Schema, Trouble, read_all, verify};
 use super::model::{Change, CommitOp, Content};
 use super::schema::{self, Coins, Mempool, Names, Plain, States, Wallet};
 use super::script::{Recipe, Script, Step, write};
@@ -36,9 +35,10 @@ impl Setup {
             wal_file_bytes: 24 << 10,
             wal_queue_bytes_max: 16 << 10,
             wal_gather_bytes: 2 << 10,
-            memtable_bytes_max: 6 << 10,
+            memtable_bytes_max: 12 << 10,
             memtables_frozen_max: 1,
             cache_bytes: 64 << 10,
+            segment_write_bytes: 8 << 10,
             merge_fan_in: 3,
             merge_inputs_max: 6,
             mailbox_len_max: 64,
@@ -188,7 +188,7 @@ pub struct Driver<'a> {
     schema: Schema,
     pipeline: usize,
     on_the_way: VecDeque<(usize, Pending)>,
-    held: VecDeque<(Snapshot, Arc<Content>)>,
+    held: VecDeque<(Snapshot, Of, Content)>,
 }
 
 impl<'a> Driver<'a> {
@@ -231,14 +231,11 @@ impl<'a> Driver<'a> {
                 let state = &self.script.states[self.progress.acked.get()];
                 let Some(tip) = state.tip() else { return Ok(()) };
                 let height = tip.height.saturating_sub(below).max(self.engine.horizon().0);
-                let held = if height == tip.height {
-                    (self.engine.snapshot().await?, Arc::clone(&state.content))
+                let held = if below == 0 {
+                    (self.engine.snapshot().await?, Of::Tip, state.content.as_ref().clone())
                 } else {
                     let entry = state.at(height).expect("the chain has no gap");
-                    if entry.reorgs != state.reorgs {
-                        return Ok(());
-                    }
-                    (self.engine.at(Height(height)).await?, Arc::clone(&entry.content))
+                    (self.engine.at(Height(height)).await?, Of::Height, entry.content.without_mempool())
                 };
                 self.held.push_back(held);
                 Ok(())
@@ -290,8 +287,8 @@ impl<'a> Driver<'a> {
 
     /// Every held snapshot still shows what it showed; then lets go of the oldest.
     async fn look(&mut self, drop: usize) -> Checked {
-        for (snapshot, content) in &self.held {
-            let got = read_all(snapshot, self.schema).await?;
+        for (snapshot, of, content) in &self.held {
+            let got = read_all(snapshot, self.schema, *of).await?;
             got.expect(content).map_err(|why| Trouble::Wrong(format!("a held snapshot changed: {why}")))?;
         }
         self.held.drain(..drop.min(self.held.len()));

@@ -51,6 +51,8 @@ pub struct Segment<E: Env> {
     filter: Option<Filter>,
     index: PageIndex,
     mask: RefCell<Rc<Mask>>,
+    /// The rollbacks whose dead entries were left out when it was written. Empty after an open.
+    clean_of: RefCell<Vec<Seq>>,
 }
 
 impl<E: Env> Segment<E> {
@@ -107,6 +109,7 @@ impl<E: Env> Segment<E> {
             filter,
             index,
             mask: RefCell::new(Rc::new(mask)),
+            clean_of: RefCell::default(),
         })
     }
 
@@ -162,6 +165,17 @@ impl<E: Env> Segment<E> {
     /// Replaces the rollbacks that matter for its entries.
     pub fn set_mask(&self, mask: Mask) {
         *self.mask.borrow_mut() = Rc::new(mask);
+    }
+
+    /// Notes the rollbacks whose dead entries were left out when it was written.
+    pub fn set_clean_of(&self, rollbacks: Vec<Seq>) {
+        *self.clean_of.borrow_mut() = rollbacks;
+    }
+
+    /// Whether the dead entries of a rollback were left out when it was written.
+    #[must_use]
+    pub fn is_clean_of(&self, rollback: Seq) -> bool {
+        self.clean_of.borrow().contains(&rollback)
     }
 
     /// Whether a key with this hash may be in it. `false` is certain.

@@ -14,7 +14,7 @@ use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
 use crate::segment::{CursorOptions, Segment, SegmentBuilder, SegmentCursor};
 use crate::segment_meta::SegmentMeta;
-use crate::visibility::{Mask, Rollback};
+use crate::visibility::{Mask, Rollback, Scope};
 
 use super::Shard;
 use super::flush::SLICE;
@@ -84,7 +84,8 @@ impl<E: Env> Shard<E> {
 
     /// Deletes segments whose entries are all dead.
     async fn discard(&self, collection: CollectionId, numbers: Vec<u64>) -> Result<()> {
-        self.replace(collection, numbers, None).await
+        let retention = self.state.borrow().retention();
+        self.replace(collection, numbers, None, &retention).await
     }
 
     /// Makes one segment of neighbours, without what nobody can see.
@@ -113,7 +114,7 @@ impl<E: Env> Shard<E> {
             None => None,
         };
         let removed = inputs.iter().map(|segment| segment.meta().number).collect();
-        self.replace(collection, removed, added).await
+        self.replace(collection, removed, added, &retention).await
     }
 
     async fn write_merged(
@@ -159,6 +160,7 @@ impl<E: Env> Shard<E> {
         collection: CollectionId,
         removed: Vec<u64>,
         added: Option<SegmentMeta>,
+        retention: &Retention,
     ) -> Result<()> {
         if added.is_some() && !active(Mutant::SkipDirectorySync) {
             self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
@@ -177,7 +179,7 @@ impl<E: Env> Shard<E> {
             }
         };
         self.writer().manifest.apply(edit).await?;
-        let segments = self.open_segments(added).await?;
+        let segments = self.open_segments(added, retention).await?;
         {
             let mut state = self.state.borrow_mut();
             let mut stats = self.stats.borrow_mut();
@@ -230,6 +232,18 @@ fn has_pin_within(pins: &[Seq], from: Seq, below: Seq) -> bool {
 }
 
 impl<E: Env> State<E> {
+    /// The rollbacks whose dead entries are not in a segment that was written under `retention`: retention drops what
+    /// a durable rollback has killed unless a pin lies between.
+    pub(super) fn left_out(&self, meta: &SegmentMeta, retention: &Retention) -> Vec<Seq> {
+        let scope = self.catalog.get(meta.collection).map_or(Scope::Chain, |spec| spec.scope);
+        let mask = Mask::for_range(&self.rollbacks, scope, meta.seq_min, meta.seq_max);
+        let left_out = mask.rollbacks().iter().filter(|range| {
+            range.seq <= retention.cut
+                && !has_pin_within(&retention.pins, range.first_dead.max(meta.seq_min), range.seq)
+        });
+        left_out.map(|range| range.seq).collect()
+    }
+
     /// Whether a segment's entries are all dead.
     pub(super) fn orphaned(&self, segment: &Rc<Segment<E>>) -> bool {
         is_orphaned(segment, &self.retention())

@@ -126,7 +126,7 @@ impl<E: Env> Shard<E> {
         }
         let edit = self.checkpoint_edit(added.clone(), through);
         self.writer().manifest.apply(edit).await?;
-        self.install(added, frozen).await?;
+        self.install(added, frozen, &retention).await?;
         self.writer().wal.release(through).await?;
         self.stats.borrow_mut().flushes += 1;
         self.flushed.raise();
@@ -152,8 +152,13 @@ impl<E: Env> Shard<E> {
     }
 
     /// Puts the segments of a flush in the place of its memtable.
-    async fn install(&self, added: Vec<SegmentMeta>, frozen: &Rc<Frozen>) -> Result<()> {
-        let segments = self.open_segments(added).await?;
+    async fn install(
+        &self,
+        added: Vec<SegmentMeta>,
+        frozen: &Rc<Frozen>,
+        retention: &Retention,
+    ) -> Result<()> {
+        let segments = self.open_segments(added, retention).await?;
         let mut state = self.state.borrow_mut();
         for segment in segments {
             self.stats.borrow_mut().flush_bytes += segment.meta().file_bytes;
@@ -168,11 +173,18 @@ impl<E: Env> Shard<E> {
         Ok(())
     }
 
-    /// Opens segments that were just written.
-    pub(super) async fn open_segments(&self, metas: Vec<SegmentMeta>) -> Result<Vec<Rc<Segment<E>>>> {
+    /// Opens segments that were just written under `retention`.
+    pub(super) async fn open_segments(
+        &self,
+        metas: Vec<SegmentMeta>,
+        retention: &Retention,
+    ) -> Result<Vec<Rc<Segment<E>>>> {
         let mut segments = Vec::with_capacity(metas.len());
         for meta in metas {
-            segments.push(Segment::open(&self.env, self.home, meta, Mask::default()).await?);
+            let left_out = self.state.borrow().left_out(&meta, retention);
+            let segment = Segment::open(&self.env, self.home, meta, Mask::default()).await?;
+            segment.set_clean_of(left_out);
+            segments.push(segment);
         }
         Ok(segments)
     }
@@ -219,8 +231,11 @@ impl<E: Env> Shard<E> {
     /// Begins a segment.
     pub(super) async fn begin_segment(&self, collection: CollectionId) -> Result<SegmentBuilder<E>> {
         let number = self.take_segment_number();
-        let config =
-            SegmentConfig { page_bytes: self.config.page_bytes, ..SegmentConfig::new(self.filter_key) };
+        let config = SegmentConfig {
+            page_bytes: self.config.page_bytes,
+            write_bytes: self.config.segment_write_bytes,
+            ..SegmentConfig::new(self.filter_key)
+        };
         SegmentBuilder::create(self.env.clone(), self.home, number, collection, config).await
     }
 }

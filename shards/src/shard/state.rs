@@ -87,7 +87,8 @@ fn decode_rollback(seq: Seq, payload: &[u8]) -> Result<Rollback, Malformed> {
     let mut input = ByteReader::new(payload);
     let first_dead = Seq(input.u64()?);
     input.finish()?;
-    if first_dead >= seq {
+    // Going back to the tip kills nothing of the chain: its range is empty.
+    if first_dead > seq {
         return Err(Malformed("a rollback kills commits after itself"));
     }
     Ok(Rollback { seq, first_dead })
@@ -195,7 +196,9 @@ impl<E: Env> State<E> {
             let Some(spec) = self.catalog.get(*collection) else { continue };
             for segment in segments.iter() {
                 let meta = segment.meta();
-                segment.set_mask(Mask::for_range(&self.rollbacks, spec.scope, meta.seq_min, meta.seq_max));
+                let rollbacks = self.rollbacks.iter().filter(|rollback| !segment.is_clean_of(rollback.seq));
+                let rollbacks: Vec<Rollback> = rollbacks.copied().collect();
+                segment.set_mask(Mask::for_range(&rollbacks, spec.scope, meta.seq_min, meta.seq_max));
             }
         }
     }
@@ -212,7 +215,8 @@ impl<E: Env> State<E> {
                     let scope = self.catalog.get(*collection).map_or(Scope::Chain, |spec| spec.scope);
                     segments.iter().any(|segment| {
                         let meta = segment.meta();
-                        !Mask::for_range(&[**rollback], scope, meta.seq_min, meta.seq_max).is_empty()
+                        !segment.is_clean_of(rollback.seq)
+                            && !Mask::for_range(&[**rollback], scope, meta.seq_min, meta.seq_max).is_empty()
                     })
                 })
         };

@@ -1,0 +1,60 @@
+//! Two thousand seeds, each a store of its own: its schema, settings, script, faults, crashes and file system are drawn
+//! from the seed. `SEED=n cargo test --test random_seeds` runs one of them and prints its trace.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod sim;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use sim::life::{Ended, live};
+use sim::run::on_two_threads;
+
+const SEEDS: u64 = 2000;
+
+#[test]
+fn every_seed_keeps_every_promise() {
+    if let Ok(seed) = std::env::var("SEED") {
+        let seed = seed.parse().expect("SEED is a number");
+        let (ended, trace) = live(seed, true);
+        trace.iter().for_each(|line| println!("{line}"));
+        println!("{ended:?}");
+        ended.unwrap();
+        return;
+    }
+    let wrong = Mutex::new(Vec::new());
+    let (crashed, faulted, closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    on_two_threads(|thread| {
+        for seed in (thread..SEEDS).step_by(2) {
+            let (ended, _) = live(seed, false);
+            match ended {
+                Ok(Ended { crashes, faults, closes, .. }) => {
+                    crashed.fetch_add(crashes, Ordering::Relaxed);
+                    faulted.fetch_add(faults, Ordering::Relaxed);
+                    closed.fetch_add(closes, Ordering::Relaxed);
+                }
+                Err(why) => wrong.lock().unwrap().push((seed, why)),
+            }
+            if seed % 100 < 2 {
+                let (first, again) = (live(seed, false).0, live(seed, false).0);
+                if first.map(|ended| ended.trace_hash) != again.map(|ended| ended.trace_hash) {
+                    wrong.lock().unwrap().push((seed, "the same seed gives another trace".to_owned()));
+                }
+            }
+        }
+    });
+    let wrong = wrong.into_inner().unwrap();
+    for (seed, why) in &wrong {
+        println!("SEED={seed} cargo test --test random_seeds -- --nocapture\n    {why}");
+    }
+    let counts = [crashed, faulted, closed].map(|count| count.load(Ordering::Relaxed));
+    println!("crashes, failures, closes: {counts:?}");
+    assert!(wrong.is_empty(), "{} seeds fail", wrong.len());
+    assert!(counts.into_iter().all(|count| count > SEEDS / 20), "the seeds cover it all: {counts:?}");
+}

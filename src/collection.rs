@@ -140,6 +140,9 @@ pub(crate) struct IndexEntry {
     pub(crate) value: Vec<u8>,
 }
 
+/// The bytes of a key, and how many of them choose the shard.
+pub(crate) type PlacedKey = (Vec<u8>, usize);
+
 /// An index without its types.
 #[derive(Debug, Clone)]
 pub(crate) struct IndexSpec {
@@ -150,7 +153,7 @@ pub(crate) struct IndexSpec {
     components: usize,
     pub(crate) entries: fn(&[u8], &[u8]) -> Result<Vec<IndexEntry>>,
     /// The record's key in an entry, and how many of its bytes choose the shard.
-    pub(crate) owner: fn(&[u8], &[u8]) -> Result<(Vec<u8>, usize)>,
+    pub(crate) owner: fn(&[u8], &[u8]) -> Result<PlacedKey>,
 }
 
 /// A collection without its types.
@@ -286,7 +289,7 @@ fn inspect_record<C: Collection>(key: &[u8], value: &[u8]) -> Result<usize> {
     Ok(encode_key(&typed_key, C::PARTITION).1)
 }
 
-fn entry_owner<I: Index>(key: &[u8], value: &[u8]) -> Result<(Vec<u8>, usize)> {
+fn entry_owner<I: Index>(key: &[u8], value: &[u8]) -> Result<PlacedKey> {
     let (_, record, _) = decode_entry::<I>(key, value)?;
     Ok(encode_key(&record, I::Of::PARTITION))
 }

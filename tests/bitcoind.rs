@@ -2,6 +2,8 @@
 //! out, before and after it reorganises.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,6 +1,8 @@
 //! A chain in a store: what the collections hold after blocks, branches, damage and repetition.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -2,6 +2,8 @@
 //! error; it is never wrong.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -72,7 +74,9 @@ impl Damage {
             }
             Self::Truncate(name, len) => disk.truncate_file(*name, *len),
             Self::Copy(to, from) => {
-                let (Some(bytes), Some(old)) = (disk.read_file(*from), disk.read_file(*to)) else { return false };
+                let (Some(bytes), Some(old)) = (disk.read_file(*from), disk.read_file(*to)) else {
+                    return false;
+                };
                 disk.write_file(*to, &bytes);
                 bytes != old
             }
@@ -88,7 +92,9 @@ impl Damage {
 
 fn sectors(store: &AtRest) -> Vec<(FileName, u64)> {
     let files = store.disk.files().into_iter();
-    files.flat_map(|name| (0..len(&store.disk, name) / SECTOR).map(move |sector| (name, sector * SECTOR))).collect()
+    files
+        .flat_map(|name| (0..len(&store.disk, name) / SECTOR).map(move |sector| (name, sector * SECTOR)))
+        .collect()
 }
 
 /// A store whose commits are in segments, and one whose newest are in the WAL only.
@@ -133,7 +139,10 @@ fn a_file_that_is_too_short_swapped_or_old_is_found_out_or_harmless() {
             for part in 0..8 {
                 damages.push((format!("{name} cut at {part}/8"), Damage::Truncate(*name, bytes * part / 8)));
             }
-            damages.push((format!("{name} cut by a sector"), Damage::Truncate(*name, bytes.saturating_sub(SECTOR))));
+            damages.push((
+                format!("{name} cut by a sector"),
+                Damage::Truncate(*name, bytes.saturating_sub(SECTOR)),
+            ));
             damages.push((format!("{name} from earlier"), Damage::Earlier(*name)));
             for other in files.iter().filter(|other| *other != name && other.kind == name.kind) {
                 damages.push((format!("{name} holds {other}"), Damage::Copy(*name, *other)));

@@ -1,6 +1,8 @@
 //! A crash, and a second one at every I/O of the recovery from it; for some, a third one in the second recovery.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -20,7 +22,7 @@ use op_engine_io::FileKind;
 use op_engine_io::sim::{IoEvent, IoPhase, Personality, Rng, SimDisk};
 use sim::check::{Trouble, verify};
 use sim::model::State;
-use sim::run::{Driver, Machine, Progress, Setup, Then, on_two_threads, reopen};
+use sim::run::{Driver, Machine, Progress, Setup, Then, changes_disk, on_two_threads, reopen};
 use sim::script::{Recipe, Script, write};
 
 /// First crashes, at least.
@@ -79,8 +81,8 @@ fn first_crashes(setup: &Setup, script: &Script, wanted: usize, seed: u64) -> Ve
     forks.take()
 }
 
-/// Recovers a crashed disk, and gives `crash` a fork at every I/O until the recovery is over and shortly after. The
-/// window of a fork is what may be found after a crash there.
+/// Recovers a crashed disk, and gives `crash` a fork at every I/O until the store is open, and some after. The window
+/// of a fork is what may be found after a crash there.
 fn recover_with_forks(
     setup: &Setup,
     script: &Script,
@@ -91,22 +93,27 @@ fn recover_with_forks(
     let machine = Machine::new(setup.options(seed), first.disk.clone());
     let world = &machine.0;
     let window = Rc::new(RefCell::new(first.window.clone()));
-    let open = Rc::new(Cell::new(true));
-    let (seen, going, personality) = (Rc::clone(&window), Rc::clone(&open), setup.personality);
-    world.on_io(move |index, _, disk| {
-        if going.get() {
-            let window = seen.borrow().clone();
+    let forking = Rc::new(Cell::new(true));
+    let (seen, going, personality) = (Rc::clone(&window), Rc::clone(&forking), setup.personality);
+    let mut last_window = 0..0;
+    world.on_io(move |index, event, disk| {
+        let window = seen.borrow().clone();
+        // A read changes nothing: a crash there is the one before it.
+        if going.get() && (changes_disk(event) || window != last_window) {
+            last_window = window.clone();
             crash(First { disk: disk.crash(seed ^ index, personality), window, index });
         }
     });
     machine.finish(async {
         let engine = setup.open(world, false).await?;
-        // Users see this state from here on, so no later crash may take it back.
+        forking.set(false);
         let mut rng = Rng::new(seed);
         let shown = verify(&engine, script, first.window.clone(), setup.schema, &mut rng).await?;
+        // Users have seen this state, so no later crash may take it back.
         *window.borrow_mut() = shown..shown + 1;
-        engine.flush().await?;
-        open.set(false);
+        forking.set(true);
+        engine.sync().await?;
+        forking.set(false);
         Ok(())
     })
 }
@@ -125,33 +132,36 @@ fn recovery_survives_crashes_inside_it() {
             firsts.fetch_add(1, Ordering::Relaxed);
             let forks: Rc<RefCell<Vec<First>>> = Rc::default();
             let taken = Rc::clone(&forks);
-            let recovered =
-                recover_with_forks(&setup, &script, first, first.index, move |fork| taken.borrow_mut().push(fork));
-            let mut outcome = recovered.map_err(|trouble| format!("first crash at {}: {trouble:?}", first.index));
-            for second in forks.take() {
+            let recovered = recover_with_forks(&setup, &script, first, first.index, move |fork| {
+                taken.borrow_mut().push(fork)
+            });
+            let mut outcome =
+                recovered.map_err(|trouble| format!("first crash at {}: {trouble:?}", first.index));
+            for (second_nth, second) in forks.take().into_iter().enumerate() {
                 if outcome.is_err() {
                     break;
                 }
                 let place = format!("crashes at {} and {} of the recovery", first.index, second.index);
-                let then = if second.index % 16 == 0 { Then::GoOn } else { Then::Compare };
+                let then = if second_nth % 16 == 3 { Then::GoOn } else { Then::Compare };
                 let window = second.window.clone();
                 outcome = reopen(second.disk.clone(), &setup, &script, window, second.index, then)
                     .map(|_| ())
                     .map_err(|trouble| format!("{place}: {trouble:?}"));
                 seconds.fetch_add(1, Ordering::Relaxed);
-                if nth < THIRD / 2 && second.index % 23 == 7 && outcome.is_ok() {
+                if nth < THIRD / 2 && second_nth % 19 == 7 && outcome.is_ok() {
                     let deeper: Rc<RefCell<Vec<First>>> = Rc::default();
                     let taken = Rc::clone(&deeper);
                     outcome = recover_with_forks(&setup, &script, &second, second.index, move |fork| {
                         taken.borrow_mut().push(fork);
                     })
                     .map_err(|trouble| format!("{place}: {trouble:?}"));
-                    for third in deeper.take().into_iter().filter(|third| third.index % 5 == 0) {
+                    for third in deeper.take().into_iter().step_by(3) {
                         thirds.fetch_add(1, Ordering::Relaxed);
                         if let Err(trouble) =
                             reopen(third.disk, &setup, &script, third.window, third.index, Then::Compare)
                         {
-                            outcome = Err(format!("{place}, and at {} of the second: {trouble:?}", third.index));
+                            outcome =
+                                Err(format!("{place}, and at {} of the second: {trouble:?}", third.index));
                         }
                     }
                 }
@@ -165,5 +175,43 @@ fn recovery_survives_crashes_inside_it() {
     assert_eq!(wrong.into_inner().unwrap(), None);
     let [firsts, seconds, thirds] = [firsts, seconds, thirds].map(|count| count.load(Ordering::Relaxed));
     println!("crashes: {firsts}, in recovery {seconds}, in the recovery from that {thirds}");
-    assert!(firsts >= FIRST as u64 && seconds > 20 * firsts && thirds > 20 * THIRD as u64);
+    assert!(firsts >= FIRST as u64 && seconds > 10 * firsts && thirds > 10 * THIRD as u64);
+}
+
+/// The superblock's name was not durable when a killed process had just written it. The next one read it, went on, and
+/// lost it with the power: files without an identity were left.
+#[test]
+fn what_was_shown_after_a_kill_survives_a_loss_of_power() {
+    let setup = Setup::small(2);
+    let script = Rc::new(write(
+        &Recipe { seed: 6, blocks: 8, reorgs_at: vec![5], ..Recipe::default() },
+        State::default(),
+    ));
+    let machine = Machine::new(setup.options(6), SimDisk::new());
+    let progress = Rc::new(Progress::default());
+    let forks: Rc<RefCell<Vec<First>>> = Rc::default();
+    let (seen, taken) = (Rc::clone(&progress), Rc::clone(&forks));
+    machine.0.on_io(move |index, event, disk| {
+        if changes_disk(event) {
+            taken.borrow_mut().push(First { disk: disk.kill(index), window: seen.window(), index });
+        }
+    });
+    let driven = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        Driver::new(&engine, &machine.0, &script, &progress, &setup).run().await
+    });
+    driven.unwrap();
+    let forks = forks.take();
+    assert!(forks.len() > 100);
+    for First { disk, window, index } in forks {
+        let machine = Machine::new(setup.options(index), disk);
+        let shown = machine.finish(async {
+            let engine = setup.open(&machine.0, false).await?;
+            verify(&engine, &script, window, setup.schema, &mut Rng::new(index)).await
+        });
+        let shown = shown.unwrap_or_else(|trouble| panic!("killed at {index}: {trouble:?}"));
+        let left = machine.0.stop().crash(index, Personality::Strict);
+        reopen(left, &setup, &script, shown..shown + 1, index, Then::Compare)
+            .unwrap_or_else(|trouble| panic!("killed at {index}, then a loss of power: {trouble:?}"));
+    }
 }

@@ -1,6 +1,8 @@
 //! The same seed gives the same run, and the number of shards changes nothing that a reader could see.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

@@ -1,6 +1,8 @@
 //! Tests of the tests: each deliberate fault of the engine must be caught by the runs that the other tests make.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

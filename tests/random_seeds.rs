@@ -1,7 +1,9 @@
 //! Two thousand seeds, each a store of its own: its schema, settings, script, faults, crashes and file system are drawn
-//! from the seed. `SEED=n cargo test --test random_seeds` runs one of them and prints its trace.
+//! from the seed. `SEED=n cargo test --test random_seeds` runs one of them and prints its trace, `SEEDS=n` the first n.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -18,20 +20,24 @@ use sim::run::on_two_threads;
 
 const SEEDS: u64 = 2000;
 
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
 #[test]
 fn every_seed_keeps_every_promise() {
-    if let Ok(seed) = std::env::var("SEED") {
-        let seed = seed.parse().expect("SEED is a number");
+    if let Some(seed) = number("SEED") {
         let (ended, trace) = live(seed, true);
         trace.iter().for_each(|line| println!("{line}"));
         println!("{ended:?}");
         ended.unwrap();
         return;
     }
+    let seeds = number("SEEDS").unwrap_or(SEEDS);
     let wrong = Mutex::new(Vec::new());
     let (crashed, faulted, closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     on_two_threads(|thread| {
-        for seed in (thread..SEEDS).step_by(2) {
+        for seed in (thread..seeds).step_by(2) {
             let (ended, _) = live(seed, false);
             match ended {
                 Ok(Ended { crashes, faults, closes, .. }) => {
@@ -56,5 +62,5 @@ fn every_seed_keeps_every_promise() {
     let counts = [crashed, faulted, closed].map(|count| count.load(Ordering::Relaxed));
     println!("crashes, failures, closes: {counts:?}");
     assert!(wrong.is_empty(), "{} seeds fail", wrong.len());
-    assert!(counts.into_iter().all(|count| count > SEEDS / 20), "the seeds cover it all: {counts:?}");
+    assert!(counts.into_iter().all(|count| count > seeds / 20), "the seeds cover it all: {counts:?}");
 }

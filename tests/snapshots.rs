@@ -1,6 +1,8 @@
 //! Held snapshots, and what a store does in the background: both unseen by readers.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
@@ -49,7 +51,14 @@ fn a_snapshot_shows_one_state_through_commits_flushes_merges_and_reorgs() {
             let mut state = start.clone();
             for round in 0..6 {
                 let reorgs_at = if round == 0 { vec![1] } else { vec![5, 9] };
-                let recipe = Recipe { seed: 60 + round, blocks: 10, window: 10, floor, reorgs_at, ..Recipe::default() };
+                let recipe = Recipe {
+                    seed: 60 + round,
+                    blocks: 10,
+                    window: 10,
+                    floor,
+                    reorgs_at,
+                    ..Recipe::default()
+                };
                 let script = write(&recipe, state);
                 let progress = Progress::default();
                 Driver::new(&engine, &machine.0, &script, &progress, &setup).run().await?;

@@ -1,6 +1,8 @@
 //! The check of a whole store: a sound one passes, and what is wrong is listed, all of it.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,

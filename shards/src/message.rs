@@ -128,6 +128,8 @@ pub enum Request {
     Get(GetRequest),
     /// Scan a range.
     Scan(ScanRequest),
+    /// Commits have stopped on every shard because of a failure somewhere.
+    Stop(Error),
     /// Flush everything that is durable, and answer when it is done.
     Flush(ReplySender<Result<()>>),
     /// Describe the shard.

@@ -177,6 +177,9 @@ pub(crate) fn percent(part: u64, whole: u64) -> String {
 /// Bytes given as hexadecimal digits.
 pub(crate) fn parse_hex(text: &str) -> Result<Vec<u8>, String> {
     let digits = text.strip_prefix("0x").unwrap_or(text);
+    if let Some(wrong) = digits.chars().find(|character| !character.is_ascii_hexdigit()) {
+        return Err(format!("{wrong:?} is not a hexadecimal digit"));
+    }
     if !digits.len().is_multiple_of(2) {
         return Err(format!(
             "{} hexadecimal digits are not whole bytes: two are needed for each",

@@ -61,6 +61,8 @@ pub(crate) struct Committer<E: Env> {
     /// The highest number for whose sake a sync was asked for.
     sync_wanted: Cell<Seq>,
     applied_moved: Signal,
+    /// Whether shards were told of the failure that has stopped commits.
+    stop_told: Cell<bool>,
 }
 
 impl<E: Env> Committer<E> {
@@ -84,6 +86,7 @@ impl<E: Env> Committer<E> {
             acks: RefCell::default(),
             sync_wanted: Cell::new(Seq::ZERO),
             applied_moved: Signal::default(),
+            stop_told: Cell::new(false),
         })
     }
 
@@ -309,10 +312,23 @@ impl<E: Env> Committer<E> {
         loop {
             let mark = self.barrier.changed().mark();
             self.settle();
+            self.spread_failure().await;
             if let Err(error) = self.help_flushes().await {
                 tracing::warn!(%error, "shards cannot be told what is durable");
             }
             self.barrier.changed().raised_since(mark).await;
+        }
+    }
+
+    /// Stops commits on every shard once they have failed on one, so that nothing there waits for the cut.
+    async fn spread_failure(&self) {
+        let Some(failure) = self.barrier.failure() else { return };
+        if self.stop_told.replace(true) {
+            return;
+        }
+        for shard in &self.shared.shards {
+            // A shard that has ended waits for nothing.
+            let _: Result<(), _> = shard.send(Request::Stop(failure.clone())).await;
         }
     }
 

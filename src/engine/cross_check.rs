@@ -170,7 +170,7 @@ impl<P: Fn(u64)> Check<'_, P> {
             let key = system::chain_key(Height(block.height.0.wrapping_sub(1)));
             (self.shared.placement.shard(id, &key), id, key.to_vec())
         };
-        let parents = get_each(self.shared, self.view, blocks.iter().map(below).collect()).await?;
+        let parents = get_each(self.shared, self.view, &blocks.iter().map(below).collect::<Vec<_>>()).await?;
         let linked = |block: &Tip, parent: Option<Value>| {
             let parent = parent.and_then(|value| BlockRecord::decode(&value).ok());
             let parent = parent.map(|record| record.at(Height(block.height.0.wrapping_sub(1))));
@@ -224,7 +224,7 @@ impl<P: Fn(u64)> Check<'_, P> {
             let wanted = expected.iter().map(|(_, entry)| {
                 (self.place(*id, &entry.key, entry.partition_bytes), *id, entry.key.clone())
             });
-            let stored = get_each(self.shared, self.view, wanted.collect()).await?;
+            let stored = get_each(self.shared, self.view, &wanted.collect::<Vec<_>>()).await?;
             for ((key, entry), stored) in expected.iter().zip(stored) {
                 match stored {
                     None => faults.contradiction(key, format!("its entry in index {} is missing", spec.name)),
@@ -270,7 +270,7 @@ impl<P: Fn(u64)> Check<'_, P> {
         let wanted = owned.iter().map(|(_, _, owner, partition)| {
             (self.place(registered.id, owner, *partition), registered.id, owner.clone())
         });
-        let records = get_each(self.shared, self.view, wanted.collect()).await?;
+        let records = get_each(self.shared, self.view, &wanted.collect::<Vec<_>>()).await?;
         let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
         for ((key, value, owner, _), record) in owned.iter().zip(records) {
             if !seen.insert(key) {

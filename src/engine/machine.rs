@@ -1,5 +1,6 @@
 //! What the machine is, and the settings that follow from it.
 
+use std::os::unix::fs::DirBuilderExt;
 use std::time::Duration;
 
 use op_engine_io::hardware::{CalibrationFigures, HardwareReport, Tuning};
@@ -44,7 +45,8 @@ impl Machine {
             return Ok(None);
         }
         let failed = |error: std::io::Error| Error::Setting { name: "path", why: error.to_string() };
-        std::fs::create_dir_all(&config.path).map_err(failed)?;
+        // Only its owner may look into a store.
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&config.path).map_err(failed)?;
         let found = calibrate(&config.path, CALIBRATION)?;
         found.save(&config.path)?;
         Ok(Some(found))

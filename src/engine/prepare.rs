@@ -120,8 +120,9 @@ struct EntryChange {
 pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) -> Result<Vec<Vec<u8>>> {
     let Resolved { payloads, indexed } = changes;
     let mut payloads: Vec<ByteWriter> = payloads.into_iter().map(writer_after).collect();
-    let wanted = indexed.iter().map(|change| (change.shard, change.collection, change.key.clone())).collect();
-    let old_values = get_each(shared, view, wanted).await?;
+    let wanted: Vec<_> =
+        indexed.iter().map(|change| (change.shard, change.collection, &change.key)).collect();
+    let old_values = get_each(shared, view, &wanted).await?;
 
     let mut entry_changes = Vec::new();
     for (change, old) in indexed.iter().zip(&old_values) {
@@ -210,8 +211,8 @@ async fn check_unique(shared: &Arc<Shared>, view: Seq, changes: &[EntryChange]) 
         .filter(|change| !change.put)
         .map(|change| ((change.id, change.entry.key.as_slice()), ()))
         .collect();
-    let wanted = puts.iter().map(|put| (put.shard, put.id, put.entry.key.clone())).collect();
-    let owners = get_each(shared, view, wanted).await?;
+    let wanted: Vec<_> = puts.iter().map(|put| (put.shard, put.id, &put.entry.key)).collect();
+    let owners = get_each(shared, view, &wanted).await?;
     for (put, owner) in puts.iter().zip(owners) {
         let Some(owner) = owner else { continue };
         let same_record = unique_owner(&owner) == unique_owner(&put.entry.value);
@@ -226,14 +227,14 @@ async fn check_unique(shared: &Arc<Shared>, view: Seq, changes: &[EntryChange]) 
 pub(crate) async fn get_each(
     shared: &Shared,
     view: Seq,
-    wanted: Vec<(usize, CollectionId, Vec<u8>)>,
+    wanted: &[(usize, CollectionId, impl AsRef<[u8]>)],
 ) -> Result<Vec<Option<Value>>> {
     let total = wanted.len();
     let mut keys: Vec<Vec<(CollectionId, Box<[u8]>)>> = shared.shards.iter().map(|_| Vec::new()).collect();
     let mut places: Vec<Vec<usize>> = shared.shards.iter().map(|_| Vec::new()).collect();
-    for (at, (shard, collection, key)) in wanted.into_iter().enumerate() {
-        if let (Some(keys), Some(places)) = (keys.get_mut(shard), places.get_mut(shard)) {
-            keys.push((collection, key.into_boxed_slice()));
+    for (at, (shard, collection, key)) in wanted.iter().enumerate() {
+        if let (Some(keys), Some(places)) = (keys.get_mut(*shard), places.get_mut(*shard)) {
+            keys.push((*collection, Box::from(key.as_ref())));
             places.push(at);
         }
     }

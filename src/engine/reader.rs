@@ -42,7 +42,7 @@ pub(crate) async fn get_many<C: Collection>(
             place(shared, registered.id, bytes, partition_bytes)
         })
         .collect::<Vec<_>>();
-    let values = read(shared, at, wanted).await?;
+    let values = read(shared, at, &wanted).await?;
     values.into_iter().map(|value| value.map(|value| decode_value::<C>(&value)).transpose()).collect()
 }
 
@@ -59,8 +59,8 @@ pub(crate) async fn get_by<I: Index>(
         At::View(view) => view,
     };
     let (bytes, partition_bytes) = encode_key(key, I::PARTITION);
-    let wanted = vec![place(shared, index, bytes.clone(), partition_bytes)];
-    let Some(entry) = read(shared, At::View(view), wanted).await?.pop().flatten() else { return Ok(None) };
+    let wanted = [place(shared, index, bytes.clone(), partition_bytes)];
+    let Some(entry) = read(shared, At::View(view), &wanted).await?.pop().flatten() else { return Ok(None) };
     let (_, record, _) = decode_entry::<I>(&bytes, &entry)?;
     let value =
         get_many::<I::Of>(shared, At::View(view), std::slice::from_ref(&record)).await?.pop().flatten();
@@ -84,13 +84,13 @@ fn place(
 async fn read(
     shared: &Arc<Shared>,
     at: At,
-    wanted: Vec<(usize, CollectionId, Vec<u8>)>,
+    wanted: &[(usize, CollectionId, Vec<u8>)],
 ) -> Result<Vec<Option<Value>>> {
     match at {
         At::View(view) => get_each(shared, view, wanted).await,
         At::Tip => {
             for _ in 1..TIP_READS_MAX {
-                match get_each(shared, shared.applied(), wanted.clone()).await {
+                match get_each(shared, shared.applied(), wanted).await {
                     Err(Error::Storage(StorageError::ViewExpired { .. })) => {}
                     answer => return answer,
                 }

@@ -2,10 +2,11 @@
 //! it, in one piece, and nothing that was never submitted.
 #![allow(
     clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
     clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
-    clippy::cast_possible_truncation,
     reason = "a test fails by panicking"
 )]
 

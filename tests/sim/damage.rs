@@ -87,7 +87,9 @@ fn storage_names_it(error: &StorageError) -> bool {
     match error {
         StorageError::Corruption { .. } | StorageError::Missing { .. } | StorageError::Foreign { .. } => true,
         StorageError::AcknowledgedDataMissing { .. } | StorageError::UnsupportedVersion { .. } => true,
-        StorageError::Io(op_engine_io::Error::ShortFile { .. } | op_engine_io::Error::NotFound { .. }) => true,
+        StorageError::Io(op_engine_io::Error::ShortFile { .. } | op_engine_io::Error::NotFound { .. }) => {
+            true
+        }
         StorageError::Io(op_engine_io::Error::Unsupported { .. }) => true,
         StorageError::Poisoned { cause } => storage_names_it(cause),
         _ => false,
@@ -99,13 +101,16 @@ fn storage_names_it(error: &StorageError) -> bool {
 pub fn lose_the_tail(seed: u64) -> Result<(), String> {
     let store = at_rest(2, 12, false, seed);
     for shard in 0..2 {
-        let wals = store.disk.files().into_iter().filter(|name| {
-            name.kind == FileKind::Wal && name.dir == Dir::Shard(shard)
-        });
+        let wals = store
+            .disk
+            .files()
+            .into_iter()
+            .filter(|name| name.kind == FileKind::Wal && name.dir == Dir::Shard(shard));
         for name in wals.collect::<Vec<FileName>>() {
             let bytes = store.disk.read_file(name).unwrap_or_default();
-            let units = bytes.chunks(4096).enumerate().filter(|(_, unit)| unit.iter().any(|byte| *byte != 0));
-            let Some((last, _)) = units.last() else { continue };
+            let mut units =
+                bytes.chunks(4096).enumerate().filter(|(_, unit)| unit.iter().any(|byte| *byte != 0));
+            let Some((last, _)) = units.next_back() else { continue };
             for keep in last.saturating_sub(3)..=last {
                 let mut disk = store.disk.clone();
                 disk.corrupt(name, 4096 * keep.max(1) as u64, |tail| tail.fill(0));

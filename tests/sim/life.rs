@@ -48,7 +48,8 @@ pub fn live(seed: u64, trace: bool) -> (Result<Ended, String>, Vec<String>) {
     let mut rng = Rng::new(seed);
     let setup = draw_setup(&mut rng);
     let recipe = draw_recipe(&mut rng, &setup);
-    let mut life = Life { rng, setup, recipe, ended: Ended::default(), trace: trace.then(Vec::new) };
+    let trace = trace.then(|| vec![format!("{setup:?}"), format!("{recipe:?}")]);
+    let mut life = Life { rng, setup, recipe, ended: Ended::default(), trace };
     let result = life.run();
     let trace = life.trace.unwrap_or_default();
     (result.map(|()| life.ended).map_err(|trouble| format!("{trouble:?}")), trace)
@@ -70,7 +71,8 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup.pipeline = 1 + rng.index(6);
     if rng.below(3) == 0 {
         let blocks = 1 + rng.below(8);
-        setup.durability = Durability::Deferred { blocks, interval: Duration::from_millis(1 + rng.below(900)) };
+        setup.durability =
+            Durability::Deferred { blocks, interval: Duration::from_millis(1 + rng.below(900)) };
     }
     if rng.below(4) == 0 {
         setup.schema = Schema::Early;
@@ -184,7 +186,10 @@ impl Life {
         self.note(&machine);
         let panics = machine.0.panics();
         if let Some(panic) = panics.first() {
-            return Err(Trouble::Wrong(format!("{} of {} panicked: {}", panic.task, panic.host, panic.message)));
+            return Err(Trouble::Wrong(format!(
+                "{} of {} panicked: {}",
+                panic.task, panic.host, panic.message
+            )));
         }
         let mut closed = false;
         let mut rotten = false;
@@ -232,7 +237,12 @@ impl Life {
     ) -> Checked {
         let world = &machine.0;
         let engine = self.setup.open(world, false).await?;
-        let driven = Driver::new(&engine, world, script, progress, &self.setup).run().await;
+        let mut setup = self.setup.clone();
+        if ordeal != Ordeal::Calm {
+            // A block that fails leaves room for the operation after it, which the script does not know.
+            setup.pipeline = 1;
+        }
+        let driven = Driver::new(&engine, world, script, progress, &setup).run().await;
         match driven {
             Ok(()) if close => Ok(engine.close().await?),
             Ok(()) => Ok(()),
@@ -246,7 +256,13 @@ impl Life {
     }
 
     /// After a failure no commit goes on, whatever the device does from then on; reads do.
-    async fn check_stopped(&self, engine: &Engine, script: &Script, progress: &Progress, first: &Error) -> Checked {
+    async fn check_stopped(
+        &self,
+        engine: &Engine,
+        script: &Script,
+        progress: &Progress,
+        first: &Error,
+    ) -> Checked {
         if engine.stats().await?.failure.is_none() {
             // A read has failed, which stops nothing.
             return Ok(());
@@ -278,7 +294,8 @@ impl Life {
         rotten: bool,
     ) -> Checked<Option<(usize, u64)>> {
         let seed = self.rng.next_u64();
-        let machine = Machine::new(self.setup.options(seed), disk.clone());
+        let options = SimOptions { trace: self.trace.is_some(), ..self.setup.options(seed) };
+        let machine = Machine::new(options, disk.clone());
         let world = &machine.0;
         let setup = &self.setup;
         let mut rng = self.rng.split();

@@ -6,8 +6,8 @@ use std::ops::Range;
 use std::time::Duration;
 
 use op_engine::{Batch, Block, Config, Durability, Engine, Error, Height, Pending, ShardConfig, Snapshot};
-use op_engine_io::sim::{DurableCover, Outcome, Personality, Rng, SimDisk, SimOptions, SimWorld};
-use op_engine_io::{Env, World};
+use op_engine_io::sim::{DurableCover, IoEvent, Outcome, Personality, Rng, SimDisk, SimOptions, SimWorld};
+use op_engine_io::{Env, FileOp, World};
 
 use super::check::{Checked, Of, Schema, Trouble, read_all, verify};
 use super::model::{Change, CommitOp, Content};
@@ -91,7 +91,10 @@ impl Machine {
     pub fn finish<T>(&self, client: impl Future<Output = Checked<T>>) -> Checked<T> {
         let outcome = self.0.run(client);
         if let Some(panic) = self.0.panics().first() {
-            return Err(Trouble::Wrong(format!("{} of {} panicked: {}", panic.task, panic.host, panic.message)));
+            return Err(Trouble::Wrong(format!(
+                "{} of {} panicked: {}",
+                panic.task, panic.host, panic.message
+            )));
         }
         match outcome {
             Outcome::Done(result) => result,
@@ -200,7 +203,16 @@ impl<'a> Driver<'a> {
         setup: &Setup,
     ) -> Self {
         let (on_the_way, held) = (VecDeque::new(), VecDeque::new());
-        Self { engine, world, script, progress, schema: setup.schema, pipeline: setup.pipeline, on_the_way, held }
+        Self {
+            engine,
+            world,
+            script,
+            progress,
+            schema: setup.schema,
+            pipeline: setup.pipeline,
+            on_the_way,
+            held,
+        }
     }
 
     /// Takes every step. Ends at the first error.
@@ -319,7 +331,14 @@ pub enum Then {
 }
 
 /// Opens the store on a disk without faults, finds one of the states in `window`, and goes on from there.
-pub fn reopen(disk: SimDisk, setup: &Setup, script: &Script, window: Range<usize>, seed: u64, then: Then) -> Checked<usize> {
+pub fn reopen(
+    disk: SimDisk,
+    setup: &Setup,
+    script: &Script,
+    window: Range<usize>,
+    seed: u64,
+    then: Then,
+) -> Checked<usize> {
     let machine = Machine::new(setup.options(seed), disk);
     let mut rng = Rng::new(seed);
     let world = &machine.0;
@@ -362,6 +381,11 @@ pub fn reopen(disk: SimDisk, setup: &Setup, script: &Script, window: Range<usize
         verify(&engine, &next, end..end + 1, setup.schema, &mut rng).await
     })?;
     Ok(found)
+}
+
+/// Whether an I/O changes the disk. At any other, a crash leaves what it would have left at the one before.
+pub fn changes_disk(event: &IoEvent) -> bool {
+    event.durable || event.grows || matches!(event.op, FileOp::Write | FileOp::Remove)
 }
 
 /// The trait is needed to name the environment's methods.

@@ -80,7 +80,7 @@ struct Writer {
 /// Writes the script of a recipe, from a state on.
 pub fn write(recipe: &Recipe, start: State) -> Script {
     let script = Script { steps: Vec::new(), ops: Vec::new(), states: vec![start] };
-    let mut writer = Writer { rng: Rng::new(recipe.seed ^ 0x5C41_97), recipe: recipe.clone(), script };
+    let mut writer = Writer { rng: Rng::new(recipe.seed ^ 0x005C_4197), recipe: recipe.clone(), script };
     for count in 1..=recipe.blocks {
         writer.between();
         writer.block();

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use op_engine_io::num::{to_u64, to_usize};
-use op_engine_io::{Env, File as _, FileName, IO_UNIT_BYTES, OpenMode};
+use op_engine_io::{Env, File as _, FileName, IO_UNIT_BYTES, IoBuf, OpenMode};
 
 use super::filter::Filter;
 use super::format::{Checksum, Footer, Header, MetaPage, Offsets, Part, SegmentHome, UNIT, VERSION, padded};
@@ -188,9 +188,18 @@ impl<E: Env> Segment<E> {
     /// ranges rule it out.
     #[must_use]
     pub fn locate(&self, key: &[u8], view: Seq) -> Option<PageNo> {
+        self.covers(key, view).then(|| self.page_at(key, view))
+    }
+
+    /// As [`Segment::locate`], for a key with this hash: `None`, too, if the filter rules it out.
+    #[must_use]
+    pub fn candidate(&self, key: &[u8], hash: u64, view: Seq) -> Option<PageNo> {
+        (self.covers(key, view) && self.may_contain(hash)).then(|| self.page_at(key, view))
+    }
+
+    fn covers(&self, key: &[u8], view: Seq) -> bool {
         let meta = &self.meta;
-        let inside = meta.key_min.as_slice() <= key && key <= meta.key_max.as_slice() && meta.seq_min <= view;
-        inside.then(|| self.page_at(key, view))
+        meta.seq_min <= view && meta.key_min.as_slice() <= key && key <= meta.key_max.as_slice()
     }
 
     /// The page in which the first entry at or after (`key`, `seq`) is, if any is.
@@ -210,15 +219,37 @@ impl<E: Env> Segment<E> {
     /// # Errors
     /// [`Error::Corruption`] or [`Error::Io`].
     pub async fn page(&self, env: &E, page: PageNo) -> Result<Rc<Page>> {
-        let mut pages = self.stretch(env, page, 0).await?;
-        pages.pop().ok_or_else(|| self.no_such_page())
+        let buf = self.fetch_page(env, page).await?;
+        Ok(Rc::new(self.decode_page(page, &buf)?))
+    }
+
+    /// Reads one page in one device read, for [`Segment::decode_page`].
+    ///
+    /// # Errors
+    /// [`Error::Corruption`] or [`Error::Io`].
+    pub async fn fetch_page(&self, env: &E, page: PageNo) -> Result<IoBuf> {
+        let (start, bytes) = self.index.range(page.index()).ok_or_else(|| self.no_such_page())?;
+        let buf = env.read_buffer(to_usize(bytes)).await;
+        let (buf, result) = self.file.read_at(UNIT + start, buf).await;
+        result.map_err(|error| self.read_error(error))?;
+        Ok(buf)
+    }
+
+    /// Verifies a page that was read.
+    ///
+    /// # Errors
+    /// [`Error::Corruption`].
+    pub fn decode_page(&self, page: PageNo, buf: &IoBuf) -> Result<Page> {
+        let (start, bytes) = self.index.range(page.index()).ok_or_else(|| self.no_such_page())?;
+        let bytes = buf.as_slice().get(..to_usize(bytes)).unwrap_or_default();
+        self.verified(page.index(), UNIT + start, bytes)
     }
 
     /// Reads the pages from `first` on that fit into `bytes_max`, at least one, in one device read, and verifies them.
     pub(super) async fn stretch(&self, env: &E, first: PageNo, bytes_max: usize) -> Result<Vec<Rc<Page>>> {
         let (count, bytes) = self.index.stretch(first.index(), bytes_max);
         let (start, _) = self.index.range(first.index()).ok_or_else(|| self.no_such_page())?;
-        let buf = env.buffer(to_usize(bytes)).await;
+        let buf = env.read_buffer(to_usize(bytes)).await;
         let (buf, result) = self.file.read_at(UNIT + start, buf).await;
         result.map_err(|error| self.read_error(error))?;
         let mut pages = Vec::with_capacity(count);
@@ -277,10 +308,7 @@ impl<E: Env> Segment<E> {
         hash: u64,
         view: Seq,
     ) -> Result<Option<(Seq, Option<Value>)>> {
-        if !self.may_contain(hash) {
-            return Ok(None);
-        }
-        let Some(mut page) = self.locate(key, view) else { return Ok(None) };
+        let Some(mut page) = self.candidate(key, hash, view) else { return Ok(None) };
         let mask = self.mask();
         loop {
             match self.cached_page(env, cache, page).await?.find(key, view, &mask)? {
@@ -349,7 +377,7 @@ impl<E: Env> Loader<'_, E> {
         let mut out = Vec::with_capacity(to_usize(bytes));
         while out.len() < to_usize(bytes) {
             let wanted = PART_READ_BYTES.min(to_usize(bytes) - out.len());
-            let buf = self.env.buffer(wanted).await;
+            let buf = self.env.read_buffer(wanted).await;
             let (buf, result) = self.file.read_at(offset + to_u64(out.len()), buf).await;
             result.map_err(|error| short_file(self.name, error))?;
             out.extend(buf.as_slice().iter().take(wanted));

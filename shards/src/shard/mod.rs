@@ -147,23 +147,25 @@ pub async fn run<E: Env>(
 impl<E: Env> Shard<E> {
     /// Stops commits on this shard for good, and tells the barrier, which stops them everywhere.
     async fn fail(&self, cause: Error) {
-        let news = {
-            let mut state = self.state.borrow_mut();
-            let news = state.failed.is_none();
-            if news {
-                state.failed = Some(cause.clone().poison());
-            }
-            news
-        };
-        self.flushed.raise();
-        self.log.shrunk.raise();
-        self.log.grown.raise();
-        self.parts_grown.raise();
-        self.work.raise();
-        if news {
+        if self.stop(cause.clone()) {
             // A barrier that is gone has nobody left to tell.
             let _: Result<(), _> = self.events.send(Event::Failed(self.identity.shard, cause)).await;
         }
+    }
+
+    /// Stops commits on this shard for good. Says whether they had not been stopped before.
+    fn stop(&self, cause: Error) -> bool {
+        let mut state = self.state.borrow_mut();
+        let news = state.failed.is_none();
+        if news {
+            state.failed = Some(cause.poison());
+        }
+        drop(state);
+        // Whoever waits for progress looks at the failure.
+        for signal in [&self.flushed, &self.log.shrunk, &self.log.grown, &self.parts_grown, &self.work] {
+            signal.raise();
+        }
+        news
     }
 
     /// What commits are written to. Only tasks that commit ask for it, and they do not run on a shard that is only read.

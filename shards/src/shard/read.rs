@@ -1,13 +1,17 @@
 //! Reads: memtables first, then segments from the newest down.
 //!
 //! Sources of a collection have ranges of numbers that do not overlap, so the first visible version found is the
-//! newest. All pages that a batch needs next are read at once, each of them once.
+//! newest. Pages that a batch needs are read many at a time and each of them once; a page is searched when it arrives
+//! and not kept, so that a batch takes no more memory than what is in flight.
 
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 
 use ahash::AHashMap;
-use futures_util::stream::{StreamExt, iter};
-use op_engine_io::{Env, ReplySender};
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use op_engine_io::{Env, IoBuf, ReplySender};
 
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Seq};
@@ -16,16 +20,20 @@ use crate::segment::{Lookup as Find, Page, PageNo, Segment};
 
 use super::Shard;
 
-/// A key whose value has not been found yet.
+/// Keys of a batch whose pages are located before the first read; the others are while reads are in flight.
+const LOCATED_FIRST: usize = 64;
+
+/// A key whose value has not been found yet, and the page to look into next.
 struct Seek<E: Env> {
     /// Which key of the request.
     at: usize,
     hash: u64,
     segments: Rc<Vec<Rc<Segment<E>>>>,
-    /// Segments below this position have not been looked at.
-    below: usize,
-    /// A page of the segment at `below` to go on in.
-    next_page: Option<PageNo>,
+    /// The segment to look into. Those above it have been looked at, and it as well if no page is named.
+    position: usize,
+    page: Option<PageNo>,
+    /// Another seek that waits for the same page.
+    also: Option<usize>,
 }
 
 /// A batch of point reads in progress.
@@ -37,11 +45,47 @@ pub(super) struct Lookup<E: Env> {
     reply: ReplySender<Result<Vec<Option<Value>>>>,
 }
 
-/// A page that a seek needs.
-struct Want<E: Env> {
-    seek: usize,
+/// A page of a segment, by the segment's number.
+type PageId = (u64, PageNo);
+
+/// The pages that a batch waits for.
+#[derive(Default)]
+struct Waiting {
+    /// The first of the seeks that need a page.
+    seeks: AHashMap<PageId, usize>,
+    /// Pages that are not being read yet, by the first seek that needs each.
+    queue: VecDeque<usize>,
+    /// How many seeks have begun.
+    located: usize,
+}
+
+/// A page as it comes from the device.
+struct Arrived<E: Env> {
+    id: PageId,
     segment: Rc<Segment<E>>,
-    page: PageNo,
+    page: Result<IoBuf>,
+}
+
+/// Whether to wait until something has ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    No,
+    ForOne,
+}
+
+/// Polls reads, so that new ones begin, and takes those that have ended.
+async fn take_ended<F: Future>(reads: &mut FuturesUnordered<F>, ended: &mut Vec<F::Output>, wait: Wait) {
+    poll_fn(|cx| {
+        loop {
+            match reads.poll_next_unpin(cx) {
+                Poll::Ready(Some(output)) => ended.push(output),
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending if wait == Wait::ForOne && ended.is_empty() => return Poll::Pending,
+                Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    })
+    .await;
 }
 
 impl<E: Env> Shard<E> {
@@ -86,25 +130,13 @@ impl<E: Env> Shard<E> {
             if let Some(segments) = state.segments.get(collection) {
                 let hash = self.filter_key.hash(key);
                 let segments = Rc::clone(segments);
-                let seek = Seek { at, hash, below: segments.len(), segments, next_page: None };
-                if self.candidate(&seek, key, view).is_some() {
+                let mut seek = Seek { at, hash, position: segments.len(), segments, page: None, also: None };
+                if seeks.len() >= LOCATED_FIRST || seek.locate(key, view) {
                     seeks.push(seek);
                 }
             }
         }
         Ok((values, seeks))
-    }
-
-    /// The newest segment below the seek's position that may hold the key, and the page to look at.
-    fn candidate(&self, seek: &Seek<E>, key: &[u8], view: Seq) -> Option<(usize, PageNo)> {
-        if let Some(page) = seek.next_page {
-            return Some((seek.below, page));
-        }
-        let older = seek.segments.get(..seek.below)?;
-        older.iter().enumerate().rev().find_map(|(position, segment)| {
-            let page = segment.locate(key, view)?;
-            segment.may_contain(seek.hash).then_some((position, page))
-        })
     }
 
     /// Reads what is left of a batch, and answers.
@@ -114,89 +146,146 @@ impl<E: Env> Shard<E> {
     }
 
     async fn seek_all(&self, lookup: &mut Lookup<E>) -> Result<()> {
-        while !lookup.seeks.is_empty() {
-            let wants = self.wants(lookup);
-            let pages = self.pages(&wants).await?;
-            Self::take_pages(lookup, &wants, &pages)?;
-        }
-        Ok(())
-    }
-
-    /// The next page of every seek; seeks without one end here, their keys being absent.
-    fn wants(&self, lookup: &mut Lookup<E>) -> Vec<Want<E>> {
-        let mut wants = Vec::with_capacity(lookup.seeks.len());
-        let mut going_on = Vec::with_capacity(lookup.seeks.len());
-        for mut seek in lookup.seeks.drain(..) {
-            let Some((_, key)) = lookup.keys.get(seek.at) else { continue };
-            let Some((position, page)) = self.candidate(&seek, key, lookup.view) else { continue };
-            let Some(segment) = seek.segments.get(position) else { continue };
-            wants.push(Want { seek: going_on.len(), segment: Rc::clone(segment), page });
-            seek.below = position;
-            seek.next_page = None;
-            going_on.push(seek);
-        }
-        lookup.seeks = going_on;
-        wants
-    }
-
-    /// The wanted pages, each read once, in the order of the wants.
-    async fn pages(&self, wants: &[Want<E>]) -> Result<Vec<Rc<Page>>> {
-        let mut at: AHashMap<(u64, PageNo), usize> = AHashMap::with_capacity(wants.len());
-        let mut unique: Vec<(&Want<E>, Option<Rc<Page>>)> = Vec::with_capacity(wants.len());
-        let mut order = Vec::with_capacity(wants.len());
-        for want in wants {
-            let number = want.segment.meta().number;
-            let position = *at.entry((number, want.page)).or_insert_with(|| {
-                unique.push((want, self.cache.get(number, want.page)));
-                unique.len() - 1
-            });
-            order.push(position);
-        }
-        let missing =
-            unique.iter().enumerate().filter(|(_, (_, page))| page.is_none()).map(|(position, (want, _))| {
-                let segment = Rc::clone(&want.segment);
-                let page = want.page;
-                async move { (position, segment.page(&self.env, page).await) }
-            });
-        let mut reads = iter(missing.collect::<Vec<_>>()).buffer_unordered(self.env.read_depth());
+        let depth = self.env.read_depth().max(1);
+        let mut waiting = Waiting::default();
+        let mut reads = FuturesUnordered::new();
         let mut arrived = Vec::new();
-        while let Some((position, page)) = reads.next().await {
-            arrived.push((position, page?));
-        }
-        drop(reads);
-        for (position, page) in arrived {
-            if let Some((want, place)) = unique.get_mut(position) {
-                self.cache.insert(want.segment.meta().number, want.page, Rc::clone(&page));
-                *place = Some(page);
+        loop {
+            let in_flight = reads.len();
+            while reads.len() < depth && self.locate_ahead(lookup, &mut waiting, 1)? {
+                let first = waiting.queue.pop_front();
+                reads.extend(first.and_then(|first| self.read_for(lookup, first)));
             }
+            let has_begun = reads.len() > in_flight;
+            if has_begun && (!arrived.is_empty() || waiting.located < lookup.seeks.len()) {
+                // The device works on the new reads while the pages that have come are searched.
+                take_ended(&mut reads, &mut arrived, Wait::No).await;
+                self.env.yield_now().await;
+            }
+            for Arrived { id, segment, page } in arrived.drain(..) {
+                let page = Rc::new(segment.decode_page(id.1, &page?)?);
+                self.search_for_all(lookup, &mut waiting, id, page)?;
+            }
+            self.locate_ahead(lookup, &mut waiting, depth)?;
+            if !waiting.queue.is_empty() && reads.len() < depth {
+                continue;
+            }
+            if reads.is_empty() {
+                assert!(waiting.seeks.is_empty(), "every page that was waited for has come");
+                return Ok(());
+            }
+            take_ended(&mut reads, &mut arrived, Wait::ForOne).await;
         }
-        Ok(order.into_iter().filter_map(|position| unique.get(position)?.1.clone()).collect())
     }
 
-    /// Looks into the pages that have come. Seeks that have found their key, or know it to be absent, end.
-    fn take_pages(lookup: &mut Lookup<E>, wants: &[Want<E>], pages: &[Rc<Page>]) -> Result<()> {
-        assert_eq!(wants.len(), pages.len(), "every want has its page");
-        let mut ended = vec![false; lookup.seeks.len()];
-        for (want, page) in wants.iter().zip(pages) {
-            let Some(seek) = lookup.seeks.get_mut(want.seek) else { continue };
-            let Some((_, key)) = lookup.keys.get(seek.at) else { continue };
-            match page.find(key, lookup.view, &want.segment.mask())? {
-                Find::Found(_, value) => {
-                    if let Some(place) = lookup.values.get_mut(seek.at) {
-                        *place = value;
-                    }
-                    if let Some(end) = ended.get_mut(want.seek) {
-                        *end = true;
-                    }
-                }
-                Find::NextPage if want.segment.goes_on_with(want.page.next(), key) => {
-                    seek.next_page = Some(want.page.next());
-                }
-                Find::Absent | Find::NextPage => {}
+    /// Finds the next pages of seeks that have not begun, until so many pages wait to be read or none is left. Tells
+    /// whether any waits.
+    fn locate_ahead(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, pages: usize) -> Result<bool> {
+        while waiting.queue.len() < pages && waiting.located < lookup.seeks.len() {
+            waiting.located += 1;
+            self.go_on(lookup, waiting, waiting.located - 1)?;
+        }
+        Ok(!waiting.queue.is_empty())
+    }
+
+    /// Looks into a page for every seek that needs it.
+    fn search_for_all(
+        &self,
+        lookup: &mut Lookup<E>,
+        waiting: &mut Waiting,
+        id: PageId,
+        page: Rc<Page>,
+    ) -> Result<()> {
+        let mut next = waiting.seeks.remove(&id);
+        while let Some(seek) = next {
+            next = lookup.seeks.get_mut(seek).and_then(|seek| seek.also.take());
+            if !lookup.look_into(seek, &page)? {
+                self.go_on(lookup, waiting, seek)?;
             }
         }
-        let mut ended = ended.into_iter();
-        lookup.seeks.retain(|_| !ended.next().unwrap_or(true));
+        self.cache.insert(id.0, id.1, page);
         Ok(())
+    }
+
+    /// Follows a seek through pages in memory, until it ends or waits for a page.
+    fn go_on(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, at: usize) -> Result<()> {
+        while let Some(id) = lookup.next_page(at) {
+            if let Some(first) = waiting.seeks.get(&id) {
+                let others = lookup.seeks.get_mut(*first).and_then(|first| first.also.replace(at));
+                if let Some(seek) = lookup.seeks.get_mut(at) {
+                    seek.also = others;
+                }
+                return Ok(());
+            }
+            let Some(page) = self.cache.get(id.0, id.1) else {
+                waiting.seeks.insert(id, at);
+                waiting.queue.push_back(at);
+                return Ok(());
+            };
+            if lookup.look_into(at, &page)? {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// The read of the page that a seek waits for.
+    fn read_for<'a>(
+        &'a self,
+        lookup: &Lookup<E>,
+        seek: usize,
+    ) -> Option<impl Future<Output = Arrived<E>> + use<'a, E>> {
+        let seek = lookup.seeks.get(seek)?;
+        let (segment, page) = (Rc::clone(seek.segments.get(seek.position)?), seek.page?);
+        let id = (segment.meta().number, page);
+        Some(async move {
+            let page = segment.fetch_page(&self.env, page).await;
+            Arrived { id, segment, page }
+        })
+    }
+}
+
+impl<E: Env> Seek<E> {
+    /// Goes to the newest segment below the one that was looked at that may hold the key; tells whether there is one.
+    fn locate(&mut self, key: &[u8], view: Seq) -> bool {
+        let older = self.segments.get(..self.position).unwrap_or_default();
+        let mut newest_first = older.iter().enumerate().rev();
+        let found = newest_first.find_map(|(position, segment)| {
+            segment.candidate(key, self.hash, view).map(|page| (position, page))
+        });
+        let Some((position, page)) = found else { return false };
+        (self.position, self.page) = (position, Some(page));
+        true
+    }
+}
+
+impl<E: Env> Lookup<E> {
+    /// The page that a seek needs; `None` if no segment can hold its key.
+    fn next_page(&mut self, at: usize) -> Option<PageId> {
+        let seek = self.seeks.get_mut(at)?;
+        let (_, key) = self.keys.get(seek.at)?;
+        if seek.page.is_none() && !seek.locate(key, self.view) {
+            return None;
+        }
+        Some((seek.segments.get(seek.position)?.meta().number, seek.page?))
+    }
+
+    /// Looks into the page that a seek needs. Tells whether the key has been found.
+    fn look_into(&mut self, at: usize, page: &Page) -> Result<bool> {
+        let Some(seek) = self.seeks.get_mut(at) else { return Ok(false) };
+        let Some((_, key)) = self.keys.get(seek.at) else { return Ok(false) };
+        let Some(segment) = seek.segments.get(seek.position) else { return Ok(false) };
+        let next = seek.page.take().map(PageNo::next);
+        match page.find(key, self.view, &segment.mask())? {
+            Find::Found(_, value) => {
+                if let Some(place) = self.values.get_mut(seek.at) {
+                    *place = value;
+                }
+                return Ok(true);
+            }
+            Find::NextPage => seek.page = next.filter(|next| segment.goes_on_with(*next, key)),
+            Find::Absent => {}
+        }
+        Ok(false)
     }
 }

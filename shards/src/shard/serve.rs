@@ -27,6 +27,9 @@ impl<E: Env> Shard<E> {
             match request {
                 Request::Commit(part) => self.accept(part),
                 Request::Sync => self.accept_sync(),
+                Request::Stop(cause) => {
+                    self.stop(cause);
+                }
                 Request::Mark(progress) => self.record_mark(progress),
                 Request::Pin { pins, added, reply } => reply.send(self.pin(pins, added)),
                 Request::Get(request) => {
@@ -59,10 +62,16 @@ impl<E: Env> Shard<E> {
         }
     }
 
+    /// Whether all that was applied is durable everywhere. If it is not, nothing will make it so any more.
+    fn can_flush_everything(&self) -> bool {
+        let state = self.state.borrow();
+        self.writer.is_some() && state.progress.cut >= state.applied
+    }
+
     /// Finishes reads, flushes and ends. What cannot be flushed stays in the WAL.
     async fn close(self: Rc<Self>, mut reads: Reads, reply: ReplySender<Result<()>>) {
         while reads.next().await.is_some() {}
-        let flushed = if self.writer.is_some() { self.flush_everything().await } else { Ok(()) };
+        let flushed = if self.can_flush_everything() { self.flush_everything().await } else { Ok(()) };
         self.closing.set(true);
         reply.send(match self.failure() {
             Some(failure) => Err(failure),

@@ -1,0 +1,337 @@
+//! Misuse of the engine: each is refused with a typed error that carries the numbers, the store is unchanged, and the
+//! engine goes on.
+#![allow(
+    clippy::unwrap_used,
+    clippy::type_complexity,
+    clippy::cast_possible_truncation,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod sim;
+
+use op_engine::{
+    Batch, Block, BlockHash, Collection, Config, Engine, Error, Height, History, Index, IndexList, Result,
+    Scope,
+};
+use op_engine_io::sim::{SimDisk, SimWorld};
+use sim::check::{Of, Schema, read_all};
+use sim::model::{Content, State};
+use sim::run::{Driver, Machine, Progress, Setup};
+use sim::schema::{ByOwner, Coins, Mempool, Names, Plain, Wallet};
+use sim::script::{Recipe, Script, write};
+
+const WINDOW: u64 = 5;
+
+fn setup() -> Setup {
+    Setup { window: WINDOW, ..Setup::small(2) }
+}
+
+fn script() -> Script {
+    let between = [0; 6];
+    write(&Recipe { seed: 77, blocks: 20, window: WINDOW, between, ..Recipe::default() }, State::default())
+}
+
+/// A store of twenty blocks, closed.
+fn store() -> (SimDisk, Script) {
+    let (setup, script) = (setup(), script());
+    let machine = Machine::new(setup.options(1), SimDisk::new());
+    let done = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        Driver::new(&engine, &machine.0, &script, &Progress::default(), &setup).run().await?;
+        Ok(engine.close().await?)
+    });
+    done.unwrap();
+    (machine.0.stop(), script)
+}
+
+async fn content(engine: &Engine) -> Content {
+    read_all(&engine.snapshot().await.unwrap(), Schema::All, Of::Tip).await.unwrap()
+}
+
+fn next(script: &Script) -> Block {
+    let tip = script.states.last().unwrap().tip().unwrap();
+    Block::new(Height(tip.height + 1), BlockHash([9; 32]), tip.hash)
+}
+
+/// Opens the store, misuses it, and checks that nothing has changed and that the next block goes in.
+fn misuse(misuse: impl AsyncFnOnce(&Engine, &Script)) {
+    let (disk, script) = store();
+    let setup = setup();
+    let machine = Machine::new(setup.options(2), disk);
+    let done = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        let (before, tip) = (content(&engine).await, engine.tip());
+        misuse(&engine, &script).await;
+        assert_eq!(content(&engine).await, before);
+        assert_eq!(engine.tip(), tip);
+        engine.commit(next(&script)).await?;
+        assert_eq!(engine.tip().unwrap().height, Height(21));
+        Ok(engine.close().await?)
+    });
+    done.unwrap();
+}
+
+#[test]
+fn a_block_that_does_not_follow_the_tip_is_refused() {
+    misuse(async |engine, script| {
+        let tip = script.states.last().unwrap().tip().unwrap().clone();
+        for height in [0, 1, 20, 22, u64::MAX] {
+            let mut block = Block::new(Height(height), BlockHash([1; 32]), tip.hash);
+            block.put::<Coins>(&1, &(1, 1));
+            let refused = engine.commit(block).await.unwrap_err();
+            assert_eq!(refused, Error::HeightMismatch { expected: Height(21), got: Height(height) });
+        }
+        let stranger = BlockHash([7; 32]);
+        let mut block = Block::new(Height(21), BlockHash([1; 32]), stranger);
+        block.put::<Coins>(&1, &(1, 1));
+        let refused = engine.commit(block).await.unwrap_err();
+        assert_eq!(refused, Error::BrokenLink { height: Height(21), expected: tip.hash, got: stranger });
+    });
+}
+
+#[test]
+fn a_second_record_with_a_unique_key_is_refused() {
+    misuse(async |engine, script| {
+        let (key, name) = script.states.last().unwrap().content.names[0];
+        let mut block = next(script);
+        block.put::<Coins>(&1, &(1, 1)).put::<Names>(&(key + 1000), &name);
+        let refused = engine.commit(block).await.unwrap_err();
+        let Error::DuplicateKey { index, key: tag } = &refused else { panic!("{refused:?}") };
+        assert_eq!((index.as_str(), tag.as_str()), ("names.by_tag", format!("{:016x}", name.0).as_str()));
+        // Twice in one batch, though the store has neither.
+        let mut block = next(script);
+        block.put::<Names>(&2001, &(999, 1)).put::<Names>(&2002, &(999, 1));
+        assert!(matches!(engine.commit(block).await, Err(Error::DuplicateKey { .. })));
+        // Freed and taken by two.
+        let mut block = next(script);
+        block.delete::<Names>(&key).put::<Names>(&2001, &name).put::<Names>(&2002, &name);
+        assert!(matches!(engine.commit(block).await, Err(Error::DuplicateKey { .. })));
+    });
+}
+
+#[test]
+fn what_is_too_large_is_refused_with_the_limit() {
+    misuse(async |engine, script| {
+        let mut block = next(script);
+        block.put::<Plain>(&vec![1; 2000], &Vec::new());
+        let refused = engine.commit(block).await.unwrap_err();
+        let Error::Limit { value, max, .. } = refused else { panic!("{refused:?}") };
+        assert!(value > 2000 && max == 1024);
+
+        let mut block = next(script);
+        block.put::<Plain>(&vec![1], &vec![1; 33 << 20]);
+        let refused = engine.commit(block).await.unwrap_err();
+        let Error::Limit { value, max, .. } = refused else { panic!("{refused:?}") };
+        assert!(value > 33 << 20 && max == 32 << 20);
+
+        let mut batch = Batch::new();
+        batch.put::<Wallet>(&1, &vec![1; 33 << 20]);
+        assert!(matches!(engine.commit_global(batch).await, Err(Error::Limit { .. })));
+    });
+}
+
+struct Stranger;
+
+impl Collection for Stranger {
+    const NAME: &'static str = "stranger";
+    type Key = u64;
+    type Value = Vec<u8>;
+}
+
+#[test]
+fn a_collection_that_was_not_registered_is_refused() {
+    misuse(async |engine, script| {
+        let unknown =
+            |error: Error| assert_eq!(error, Error::UnknownCollection { name: "stranger".to_owned() });
+        let mut block = next(script);
+        block.put::<Coins>(&1, &(1, 1)).put::<Stranger>(&1, &vec![1]);
+        unknown(engine.commit(block).await.unwrap_err());
+        unknown(engine.get::<Stranger>(&1).await.unwrap_err());
+        unknown(engine.scan::<Stranger>().collect().await.unwrap_err());
+        unknown(engine.snapshot().await.unwrap().get::<Stranger>(&1).await.unwrap_err());
+        let mut batch = Batch::new();
+        batch.put::<Stranger>(&1, &vec![1]);
+        unknown(engine.commit_global(batch).await.unwrap_err());
+    });
+}
+
+#[test]
+fn a_batch_outside_the_chain_may_not_touch_what_follows_it() {
+    misuse(async |engine, _| {
+        let mut batch = Batch::new();
+        batch.put::<Wallet>(&1, &vec![1]).put::<Coins>(&1, &(1, 1));
+        let refused = engine.commit_global(batch).await.unwrap_err();
+        assert_eq!(refused, Error::NotGlobal { name: "coins".to_owned() });
+        let mut batch = Batch::new();
+        batch.delete::<Mempool>(&1);
+        let refused = engine.commit_global(batch).await.unwrap_err();
+        assert_eq!(refused, Error::NotGlobal { name: "mempool".to_owned() });
+    });
+}
+
+#[test]
+fn a_reorg_that_cannot_be_is_refused() {
+    misuse(async |engine, _| {
+        for target in [21, u64::MAX] {
+            let refused = engine.reorg_to(Height(target)).await.unwrap_err();
+            assert_eq!(refused, Error::ReorgAboveTip { target: Height(target), tip: Height(20) });
+        }
+        for target in [0, 1, 14] {
+            let refused = engine.reorg_to(Height(target)).await.unwrap_err();
+            let horizon = Height(20 - WINDOW);
+            assert_eq!(refused, Error::ReorgBelowHorizon { target: Height(target), horizon });
+        }
+        for height in [0, 21, u64::MAX] {
+            let refused = engine.at(Height(height)).await.err().unwrap();
+            let wanted = Error::NoSuchHeight { height: Height(height), first: Height(1), tip: Height(20) };
+            assert_eq!(refused, wanted);
+        }
+    });
+}
+
+#[test]
+fn an_empty_chain_has_nothing_to_go_back_to() {
+    let setup = setup();
+    let machine = Machine::new(setup.options(1), SimDisk::new());
+    let done = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        assert_eq!(engine.reorg_to(Height(0)).await.unwrap_err(), Error::EmptyChain);
+        assert_eq!(engine.at(Height(0)).await.err().unwrap(), Error::EmptyChain);
+        assert_eq!(content(&engine).await, Content::default());
+        Ok(engine.close().await?)
+    });
+    done.unwrap();
+}
+
+/// Opens the store otherwise than it was made. It must be refused, and be as it was.
+fn changed(config: impl FnOnce() -> Config) -> Error {
+    let (disk, script) = store();
+    let setup = setup();
+    let machine = Machine::new(setup.options(2), disk);
+    let refused = machine.finish(async {
+        let opened = Engine::open_on(machine.0.clone(), config(), 2, setup.settings.clone()).await;
+        Ok(opened.err().expect("the store is refused"))
+    });
+    let machine = Machine::new(setup.options(3), machine.0.stop());
+    let done = machine.finish(async {
+        let engine = setup.open(&machine.0, true).await?;
+        content(&engine).await.expect(&script.states.last().unwrap().content)?;
+        Ok(engine.commit(next(&script)).await.map(|_| ())?)
+    });
+    done.unwrap();
+    refused.unwrap()
+}
+
+macro_rules! other_coins {
+    ($name:ident, $key:ty, $value:ty, { $($constant:item)* }) => {
+        struct $name;
+
+        impl Collection for $name {
+            const NAME: &'static str = "coins";
+            type Key = $key;
+            type Value = $value;
+            $($constant)*
+        }
+    };
+}
+
+other_coins!(NoIndex, u64, (u64, u32), {});
+other_coins!(OtherScope, u64, (u64, u32), {
+    const SCOPE: Scope = Scope::Global;
+});
+other_coins!(OtherHistory, u64, (u64, u32), {
+    const HISTORY: History = History::All;
+});
+other_coins!(OtherKey, (u64, u32), (u64, u32), {});
+other_coins!(MoreIndexes, u64, (u64, u32), {
+    fn indexes() -> IndexList<Self> {
+        IndexList::new().with::<ByAmount>()
+    }
+});
+
+struct ByAmount;
+
+impl Index for ByAmount {
+    const NAME: &'static str = "by_amount";
+    type Of = MoreIndexes;
+    type Key = u64;
+    type Covered = ();
+
+    fn entries(_: &u64, coin: &(u64, u32), emit: &mut dyn FnMut(u64, ())) {
+        emit(coin.0, ());
+    }
+}
+
+#[test]
+fn a_changed_schema_is_refused_by_name() {
+    fn other<C: Collection>() -> Error {
+        changed(|| Config::new("/simulated").collection::<C>())
+    }
+    let refusals = [
+        other::<NoIndex>(),
+        other::<OtherScope>(),
+        other::<OtherHistory>(),
+        other::<OtherKey>(),
+        other::<MoreIndexes>(),
+    ];
+    for refused in refusals {
+        let Error::SchemaChanged { name, what } = &refused else { panic!("{refused:?}") };
+        assert!(name == "coins" && !what.is_empty(), "{refused}");
+    }
+}
+
+#[test]
+fn no_store_is_made_where_none_is_wanted() {
+    let setup = setup();
+    let machine = Machine::new(setup.options(1), SimDisk::new());
+    let refused: Result<Engine> = machine
+        .finish(async {
+            let config = setup.config(false).create(false);
+            Ok(Engine::open_on(machine.0.clone(), config, 2, setup.settings.clone()).await)
+        })
+        .unwrap();
+    assert_eq!(refused.err().unwrap(), Error::NoStore { path: "/simulated".into() });
+    assert_eq!(machine.0.stop().files(), Vec::new());
+}
+
+#[test]
+fn a_closed_engine_says_so() {
+    let (disk, script) = store();
+    let setup = setup();
+    let machine = Machine::new(setup.options(2), disk);
+    let done = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        let (other, snapshot) = (engine.clone(), engine.snapshot().await?);
+        engine.close().await?;
+        assert_eq!(other.commit(next(&script)).await.unwrap_err(), Error::Closed);
+        assert_eq!(other.reorg_to(Height(18)).await.unwrap_err(), Error::Closed);
+        assert_eq!(other.sync().await.unwrap_err(), Error::Closed);
+        let closed = |error: Error| {
+            let closed = matches!(error, Error::Closed | Error::Storage(op_engine_shards::Error::Closed));
+            assert!(closed, "{error:?}");
+        };
+        closed(other.get::<Coins>(&1).await.unwrap_err());
+        closed(snapshot.get::<Coins>(&1).await.unwrap_err());
+        closed(snapshot.scan_index::<ByOwner>().collect().await.unwrap_err());
+        closed(other.flush().await.unwrap_err());
+        closed(other.close().await.unwrap_err());
+        Ok(())
+    });
+    done.unwrap();
+    reopens(machine.0.stop(), &script);
+}
+
+fn reopens(disk: SimDisk, script: &Script) {
+    let setup = setup();
+    let machine = Machine::new(setup.options(4), disk);
+    let world: &SimWorld = &machine.0;
+    let done = machine.finish(async {
+        let engine = setup.open(world, false).await?;
+        content(&engine).await.expect(&script.states.last().unwrap().content)?;
+        Ok(())
+    });
+    done.unwrap();
+}

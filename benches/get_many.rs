@@ -13,8 +13,6 @@
 )]
 
 mod common;
-#[path = "common/raw_reads.rs"]
-mod raw_reads;
 
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -23,7 +21,7 @@ use std::time::Duration;
 use common::{RUNS, Rng, SCRATCH, key, median, print_machine, timed};
 use criterion::{Criterion, Throughput};
 use op_engine::{Block, BlockHash, Collection, Config, Durability, Engine, Height, ShardConfig};
-use raw_reads::RawReads;
+use op_engine_io::yardstick::BareReads;
 
 const RECORDS: u64 = 2_000_000;
 const BLOCK_RECORDS: u64 = 20_000;
@@ -134,9 +132,9 @@ impl RawThread {
         let (work, orders) = channel();
         let (answer, done) = channel();
         std::thread::spawn(move || {
-            let mut reads = RawReads::new(&path, depth.into(), seed);
+            let mut reads = BareReads::open(&path, depth, seed).expect("a bare ring");
             for count in orders {
-                reads.read(count);
+                reads.read(count, |_| ()).expect("a bare read");
                 if answer.send(()).is_err() {
                     return;
                 }

@@ -11,6 +11,8 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use op_engine_io::yardstick::ProcessUsage;
+
 /// Below the build's own directory: on a disk, unlike the system's place for temporary files.
 pub const SCRATCH: &str = env!("CARGO_TARGET_TMPDIR");
 
@@ -77,18 +79,9 @@ fn filesystem(dir: &Path) -> String {
     holds_dir.max_by_key(|(len, _)| *len).map_or_else(|| "unknown".to_owned(), |(_, name)| name)
 }
 
-/// CPU time of this process, all threads, the kernel's work for it included. Counts in steps of 10 ms.
-pub fn cpu_time() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let after_name = stat.rsplit(')').next().unwrap();
-    let words: Vec<&str> = after_name.split_whitespace().collect();
-    let ticks: u64 = words[11].parse::<u64>().unwrap() + words[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 10)
-}
-
 /// Elapsed and CPU time of something.
 pub fn timed<T>(work: impl FnOnce() -> T) -> (T, Duration, Duration) {
-    let (began, cpu) = (Instant::now(), cpu_time());
+    let (began, cpu) = (Instant::now(), ProcessUsage::now());
     let done = work();
-    (done, began.elapsed(), cpu_time().saturating_sub(cpu))
+    (done, began.elapsed(), ProcessUsage::now().since(&cpu).cpu())
 }

@@ -20,6 +20,7 @@ mod reply;
 pub mod sim;
 mod sync_mode;
 mod task;
+pub mod yardstick;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
 pub use env::{

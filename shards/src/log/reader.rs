@@ -68,6 +68,8 @@ pub struct LogReader<E: Env> {
     /// Where the last good frame ends.
     good_end: u64,
     window: Option<(u64, IoBuf)>,
+    /// The last place that was read a second time.
+    doubted: Option<u64>,
 }
 
 impl<E: Env> LogReader<E> {
@@ -85,6 +87,7 @@ impl<E: Env> LogReader<E> {
             position: UNIT_BYTES,
             good_end: UNIT_BYTES,
             window: None,
+            doubted: None,
         })
     }
 
@@ -102,21 +105,32 @@ impl<E: Env> LogReader<E> {
 
     /// The next frame and its offset; `None` at the first bytes that are no frame.
     ///
+    /// Bytes that are no frame end a log, and recovery then drops what follows: they are read twice before they are
+    /// believed, because a bit may flip on the way from the device.
+    ///
     /// # Errors
     /// If the file cannot be read.
     pub async fn next(&mut self) -> Result<Option<(u64, Frame)>> {
         loop {
             let at = self.position;
             let Some(header_bytes) = self.header_bytes(at).await? else { return Ok(None) };
-            if let Some((_, header)) = self.expect.decode(&header_bytes, at) {
-                let Some(frame) = self.frame(at, &header).await? else { return Ok(None) };
+            let header = self.expect.decode(&header_bytes, at).map(|(_, header)| header);
+            if let Some(header) = &header
+                && let Some(frame) = self.frame(at, header).await?
+            {
                 self.position = at + frame_bytes(header.payload_bytes);
                 self.good_end = self.position;
                 return Ok(Some((at, frame)));
             }
+            let is_padding = header_bytes.iter().all(|byte| *byte == 0);
+            if !is_padding && self.doubted != Some(at) {
+                self.doubted = Some(at);
+                self.window = None;
+                continue;
+            }
             // Inside a unit this is padding, or a bad frame that was written with the one before. A frame that follows
             // in a later unit then does not continue the chain, so nothing is skipped unnoticed.
-            if at.is_multiple_of(UNIT_BYTES) {
+            if header.is_some() || at.is_multiple_of(UNIT_BYTES) {
                 return Ok(None);
             }
             self.position = at.next_multiple_of(UNIT_BYTES);

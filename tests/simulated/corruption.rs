@@ -1,25 +1,14 @@
 //! Damage to files at rest: every sector of every file, in several ways. What is read is right, or refused with a typed
 //! error; it is never wrong.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::sync::Mutex;
 
+use crate::support::damage::{AtRest, at_rest, lose_the_tail};
+use crate::support::run::on_two_threads;
 use op_engine::Error;
 use op_engine_io::sim::SimDisk;
 use op_engine_io::{Dir, FileKind, FileName};
 use op_engine_shards::Error as StorageError;
-use sim::damage::{AtRest, at_rest, lose_the_tail};
-use sim::run::on_two_threads;
 
 const SECTOR: u64 = 512;
 

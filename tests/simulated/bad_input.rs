@@ -1,27 +1,16 @@
 //! Misuse of the engine: each is refused with a typed error that carries the numbers, the store is unchanged, and the
 //! engine goes on.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
-mod sim;
-
+use crate::support::check::{Of, Schema, read_all};
+use crate::support::model::{Content, State};
+use crate::support::run::{Driver, Machine, Progress, Setup};
+use crate::support::schema::{ByOwner, Coins, Mempool, Names, Plain, Wallet};
+use crate::support::script::{Recipe, Script, write};
 use op_engine::{
     Batch, Block, BlockHash, Collection, Config, Engine, Error, Height, History, Index, IndexList, Result,
     Scope,
 };
 use op_engine_io::sim::{SimDisk, SimWorld};
-use sim::check::{Of, Schema, read_all};
-use sim::model::{Content, State};
-use sim::run::{Driver, Machine, Progress, Setup};
-use sim::schema::{ByOwner, Coins, Mempool, Names, Plain, Wallet};
-use sim::script::{Recipe, Script, write};
 
 const WINDOW: u64 = 5;
 

@@ -1,21 +1,10 @@
 //! Tests of the tests: each deliberate fault of the engine must be caught by the runs that the other tests make.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::support::damage::lose_the_tail;
+use crate::support::life::live;
 use op_engine_shards::mutants::{Mutant, activate};
-use sim::damage::lose_the_tail;
-use sim::life::live;
 
 /// How many seeds a fault may survive.
 const SEEDS: u64 = 1500;

@@ -1,22 +1,11 @@
 //! Two thousand seeds, each a store of its own: its schema, settings, script, faults, crashes and file system are drawn
-//! from the seed. `SEED=n cargo test --test random_seeds` runs one of them and prints its trace, `SEEDS=n` the first n.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
+//! from the seed. `SEED=n cargo test --test simulated random_seeds` runs one of them and prints its trace, `SEEDS=n` the first n.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sim::life::{Ended, live};
-use sim::run::on_two_threads;
+use crate::support::life::{Ended, live};
+use crate::support::run::on_two_threads;
 
 const SEEDS: u64 = 2000;
 
@@ -57,7 +46,7 @@ fn every_seed_keeps_every_promise() {
     });
     let wrong = wrong.into_inner().unwrap();
     for (seed, why) in &wrong {
-        println!("SEED={seed} cargo test --test random_seeds -- --nocapture\n    {why}");
+        println!("SEED={seed} cargo test --test simulated random_seeds -- --nocapture\n    {why}");
     }
     let counts = [crashed, faulted, closed].map(|count| count.load(Ordering::Relaxed));
     println!("crashes, failures, closes: {counts:?}");

@@ -1,24 +1,13 @@
 //! The same seed gives the same run, and the number of shards changes nothing that a reader could see.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 
+use crate::support::check::{Of, read_all, verify};
+use crate::support::model::State;
+use crate::support::run::{Driver, Machine, Progress, Setup};
+use crate::support::script::{Recipe, write};
 use op_engine_io::sim::{Rng, SimDisk};
-use sim::check::{Of, read_all, verify};
-use sim::model::State;
-use sim::run::{Driver, Machine, Progress, Setup};
-use sim::script::{Recipe, write};
 
 /// The digest of the content at the end, of the same after another opening, and the trace of both.
 fn run(shards: u16, shards_later: u16, seed: u64, world_seed: u64) -> (u64, u64) {

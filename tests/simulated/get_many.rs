@@ -1,14 +1,5 @@
 //! Many keys at once: repeated keys, keys that are not there, keys whose versions fill pages, and more of them than are
 //! located before the first read, with a cache that keeps nothing and one that keeps all.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
 use std::collections::BTreeMap;
 use std::time::Duration;

@@ -1,24 +1,13 @@
 //! Held snapshots, and what a store does in the background: both unseen by readers.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::time::Duration;
 
+use crate::support::check::{Of, read_all, verify};
+use crate::support::model::{Content, State};
+use crate::support::run::{Driver, Machine, Progress, Setup, sleep};
+use crate::support::script::{Recipe, write};
 use op_engine::{Engine, Height, Snapshot};
 use op_engine_io::sim::{Rng, SimDisk};
-use sim::check::{Of, read_all, verify};
-use sim::model::{Content, State};
-use sim::run::{Driver, Machine, Progress, Setup, sleep};
-use sim::script::{Recipe, write};
 
 async fn merges(engine: &Engine) -> u64 {
     engine.stats().await.unwrap().shards.iter().map(|shard| shard.merges).sum()

@@ -1,25 +1,14 @@
 //! A script of 200 blocks with three reorgs, and a crash at every I/O of it: after each, the store holds exactly the
 //! operations up to one point between the last acknowledged and the last submitted.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::support::model::State;
+use crate::support::run::{Driver, Machine, Progress, Setup, Then, changes_disk, on_two_threads, reopen};
+use crate::support::script::{Recipe, Script, write};
 use op_engine_io::sim::{Personality, SimDisk};
-use sim::model::State;
-use sim::run::{Driver, Machine, Progress, Setup, Then, changes_disk, on_two_threads, reopen};
-use sim::script::{Recipe, Script, write};
 
 fn script(shards: u16, blocks: usize) -> Script {
     let recipe = Recipe {

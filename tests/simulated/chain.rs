@@ -1,21 +1,10 @@
 //! A chain in a store: what the collections hold after blocks, branches, damage and repetition.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod chain_support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::chain_support::*;
 use bitcoin::hashes::Hash;
-use chain_support::*;
 use op_engine::chain::block_files::{BlockFileError, BlockFileWriter, BlockFiles, BlockFilesOptions};
 use op_engine::chain::collections::{
     Blocks, ContractState, KeyForms, PublicKeys, PublicKeysByAddress, Utxo, WalletMeta,

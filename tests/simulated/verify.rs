@@ -1,13 +1,4 @@
 //! The check of a whole store: a sound one passes, and what is wrong is listed, all of it.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
 
 use op_engine::{
     Block, BlockHash, Collection, Config, Engine, Error, Height, Index, IndexList, ShardConfig,

@@ -1,15 +1,4 @@
 //! A crash, and a second one at every I/O of the recovery from it; for some, a third one in the second recovery.
-#![allow(
-    clippy::unwrap_used,
-    clippy::type_complexity,
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::panic,
-    clippy::indexing_slicing,
-    reason = "a test fails by panicking"
-)]
-
-mod sim;
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -18,12 +7,12 @@ use std::rc::Rc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::support::check::{Trouble, verify};
+use crate::support::model::State;
+use crate::support::run::{Driver, Machine, Progress, Setup, Then, changes_disk, on_two_threads, reopen};
+use crate::support::script::{Recipe, Script, write};
 use op_engine_io::FileKind;
 use op_engine_io::sim::{IoEvent, IoPhase, Personality, Rng, SimDisk};
-use sim::check::{Trouble, verify};
-use sim::model::State;
-use sim::run::{Driver, Machine, Progress, Setup, Then, changes_disk, on_two_threads, reopen};
-use sim::script::{Recipe, Script, write};
 
 /// First crashes, at least.
 const FIRST: usize = 200;

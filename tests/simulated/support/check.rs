@@ -15,7 +15,7 @@ pub enum Trouble {
     /// The engine refused with a typed error.
     Engine(Error),
     /// An answer is wrong, or something happened that must not.
-    Wrong(String),
+    Wrong(#[allow(dead_code, reason = "read through Debug")] String),
 }
 
 impl From<Error> for Trouble {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use crate::support::check::{Of, read_all, verify};
 use crate::support::model::{Content, State};
-use crate::support::run::{Driver, Machine, Progress, Setup, sleep};
+use crate::support::run::{Driver, Machine, Progress, Setup, on_two_threads, sleep};
 use crate::support::script::{Recipe, write};
 use op_engine::{Engine, Height, Snapshot};
-use op_engine_io::sim::{Rng, SimDisk};
+use op_engine_io::sim::{Rng, SimDisk, SimOptions};
 
 async fn merges(engine: &Engine) -> u64 {
     engine.stats().await.unwrap().shards.iter().map(|shard| shard.merges).sum()
@@ -139,4 +139,30 @@ fn a_reorg_to_the_tip_changes_nothing_of_the_chain() {
         Ok(engine.close().await?)
     });
     done.unwrap();
+}
+
+/// A flush drew up its manifest record, waited for a merge's record to be written, and then went in behind a second
+/// record of the merge that knew more of the chain: the manifest refused the older one, and the engine stopped.
+#[test]
+fn flushes_and_merges_that_meet_at_the_manifest_get_along() {
+    on_two_threads(|thread| {
+        for seed in (thread..600).step_by(2) {
+            let mut setup = Setup { pipeline: 4, window: 4, ..Setup::small(1) };
+            setup.settings.memtable_bytes_max = 3 << 10;
+            setup.settings.memtables_frozen_max = 3;
+            let reorgs_at = (3..60).step_by(3).collect();
+            let between = [0, 3_000, 0, 0, 0, 0];
+            let recipe = Recipe { seed, blocks: 60, window: 4, reorgs_at, between, ..Recipe::default() };
+            let script = write(&recipe, State::default());
+            let options = SimOptions { at_once: 10_000, ..setup.options(seed) };
+            let machine = Machine::new(options, SimDisk::new());
+            let done = machine.finish(async {
+                let engine = setup.open(&machine.0, false).await?;
+                let progress = Progress::default();
+                Driver::new(&engine, &machine.0, &script, &progress, &setup).run().await?;
+                Ok(engine.close().await?)
+            });
+            done.unwrap_or_else(|why| panic!("seed {seed}: {why:?}"));
+        }
+    });
 }

@@ -38,6 +38,9 @@ pub struct SimOptions {
     pub latency_min: Duration,
     /// The longest time that an operation takes, unless it is drawn to be slow.
     pub latency_max: Duration,
+    /// How often an operation on a name or a length ends at once, without a turn of other tasks, in parts per 10,000.
+    /// On a real machine these are plain system calls: all of them do.
+    pub at_once: u16,
     /// How much simulated time one step takes, so that a task that yields for ever does not stop the clock.
     pub step_time: Duration,
     /// A run that takes more steps ends with [`super::Outcome::StepLimit`].
@@ -61,6 +64,7 @@ impl Default for SimOptions {
             faults: Faults::default(),
             latency_min: Duration::from_micros(5),
             latency_max: Duration::from_micros(200),
+            at_once: 5_000,
             step_time: Duration::from_micros(1),
             step_max: 2_000_000,
             crash_at: None,

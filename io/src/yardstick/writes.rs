@@ -71,22 +71,21 @@ impl BareWrites {
         Ok(started.elapsed())
     }
 
-    /// Writes one unit after the other for that long, as many at once as the depth allows, and syncs at the end.
-    /// Gives the bytes written.
+    /// Writes at least that many bytes, one unit after the other, as many at once as the depth allows, and syncs.
     ///
     /// # Errors
     /// If a write or the sync fails.
-    pub fn write_for(&mut self, time: Duration) -> io::Result<u64> {
-        let end = Instant::now() + time;
+    pub fn write_through(&mut self, bytes: u64) -> io::Result<Duration> {
+        let started = Instant::now();
         let mut idle: Vec<_> = (0..self.ring.depth()).collect();
-        let mut bytes = 0;
+        let mut begun_bytes = 0;
         loop {
-            while Instant::now() < end
+            while begun_bytes < bytes
                 && let Some(slot) = idle.pop()
             {
                 let offset = self.next_offset();
                 self.ring.write(slot, offset, Ending::Plain)?;
-                bytes += self.unit_bytes;
+                begun_bytes += self.unit_bytes;
             }
             if self.ring.in_flight() == 0 {
                 break;
@@ -95,7 +94,7 @@ impl BareWrites {
         }
         self.ring.sync(0)?;
         self.ring.drain(|_, _| ())?;
-        Ok(bytes)
+        Ok(started.elapsed())
     }
 
     fn next_offset(&mut self) -> u64 {
@@ -136,11 +135,13 @@ mod tests {
     }
 
     #[test]
-    fn sequential_writes_are_counted() {
+    fn sequential_writes_fill_the_file() {
         let temp = tempfile::tempdir().unwrap();
-        let mut writes = BareWrites::create(&temp.path().join("file"), 4 << 20, 64 << 10, 4).unwrap();
-        let bytes = writes.write_for(Duration::from_millis(30)).unwrap();
-        assert!(bytes > 0 && bytes.is_multiple_of(64 << 10));
+        let path = temp.path().join("file");
+        let mut writes = BareWrites::create(&path, 4 << 20, 64 << 10, 4).unwrap();
+        assert!(writes.write_through(4 << 20).unwrap() > Duration::ZERO);
+        let content = std::fs::read(&path).unwrap();
+        assert!(content.chunks_exact(64 << 10).all(|unit| unit.iter().any(|byte| *byte != 0)));
     }
 
     #[test]

@@ -100,16 +100,18 @@ impl<E: Env> Manifest<E> {
         Self::replace(env, identity, config, term, state, &names).await
     }
 
-    /// Makes a change durable, then part of the state. Changes of several tasks queue.
+    /// Makes a change durable, then part of the state. Changes of several tasks queue, not always in the order in which
+    /// they came: each is drawn up when its turn has come, so that none carries what an earlier one has overtaken.
     ///
     /// # Errors
     /// If a write fails; all later changes fail then. [`Error::Corruption`], without an effect, if the change does
     /// not fit the state.
-    pub async fn apply(&self, edit: Edit) -> Result<()> {
+    pub async fn apply(&self, draw_up: impl FnOnce() -> Edit) -> Result<()> {
         let mut writer = self.writer.lock().await;
         if let Some(error) = &writer.failed {
             return Err(error.clone());
         }
+        let edit = draw_up();
         let next = self.state.borrow().with(&edit);
         let next = next.map_err(|why| Error::malformed(self.name(&writer), writer.position, why))?;
         // If this future is dropped half-way, the fate of the write is unknown and no other may follow.

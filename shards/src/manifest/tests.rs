@@ -50,7 +50,7 @@ async fn apply_next(manifest: &Manifest<SimEnv>, progress: &Rc<RefCell<Progress>
         progress.states.push(next.clone());
         progress.states.len() - 1
     };
-    manifest.apply(edit).await.unwrap();
+    manifest.apply(|| edit).await.unwrap();
     assert_eq!(*manifest.state(), next);
     progress.borrow_mut().acknowledged = acknowledged;
 }
@@ -205,7 +205,7 @@ fn changes_of_several_tasks_queue() {
         let manifest = Manifest::create(&env, IDENTITY, CONFIG, Term(1), first_state()).await.unwrap();
         let both = [1, 2].map(|number| {
             let edit = Edit { added: vec![segment(number, 10)], next_segment: 3, ..Edit::default() };
-            manifest.apply(edit)
+            manifest.apply(|| edit)
         });
         for outcome in futures_util::future::join_all(both).await {
             outcome.unwrap();
@@ -222,12 +222,12 @@ fn a_change_that_does_not_fit_has_no_effect_and_a_failed_one_is_the_last() {
     let outcome = world.run(async {
         let manifest = Manifest::create(&env, IDENTITY, CONFIG, Term(1), first_state()).await.unwrap();
         let unfit = Edit { removed: vec![8], next_segment: 1, ..Edit::default() };
-        assert!(matches!(manifest.apply(unfit).await, Err(Error::Corruption { .. })));
+        assert!(matches!(manifest.apply(|| unfit).await, Err(Error::Corruption { .. })));
         let edit = change(&manifest.state(), 1);
         world.set_faults(Faults { write_error: 10_000, ..Faults::default() });
-        manifest.apply(edit.clone()).await.unwrap_err();
+        manifest.apply(|| edit.clone()).await.unwrap_err();
         world.set_faults(Faults::default());
-        assert!(matches!(manifest.apply(edit).await, Err(Error::Poisoned { .. })));
+        assert!(matches!(manifest.apply(|| edit).await, Err(Error::Poisoned { .. })));
         assert_eq!(*manifest.state(), first_state());
     });
     outcome.done().unwrap();

@@ -166,7 +166,7 @@ impl<E: Env> Shard<E> {
             self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
         }
         let added: Vec<SegmentMeta> = added.into_iter().collect();
-        let edit = {
+        let draw_up = || {
             let state = self.state.borrow();
             Edit {
                 added: added.clone(),
@@ -178,7 +178,7 @@ impl<E: Env> Shard<E> {
                 next_segment: state.next_segment,
             }
         };
-        self.writer().manifest.apply(edit).await?;
+        self.writer().manifest.apply(draw_up).await?;
         let segments = self.open_segments(added, retention).await?;
         {
             let mut state = self.state.borrow_mut();

@@ -124,8 +124,7 @@ impl<E: Env> Shard<E> {
         if active(Mutant::RecycleEarly) {
             self.writer().wal.release(through).await?;
         }
-        let edit = self.checkpoint_edit(added.clone(), through);
-        self.writer().manifest.apply(edit).await?;
+        self.writer().manifest.apply(|| self.checkpoint_edit(added.clone(), through)).await?;
         self.install(added, frozen, &retention).await?;
         self.writer().wal.release(through).await?;
         self.stats.borrow_mut().flushes += 1;

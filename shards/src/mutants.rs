@@ -47,3 +47,35 @@ pub fn active(mutant: Mutant) -> bool {
 pub fn activate(mutant: Option<Mutant>) {
     ACTIVE.set(mutant);
 }
+
+/// How much longer every read of records takes, in nanoseconds.
+#[cfg(feature = "mutants")]
+static READ_DELAY_NANOS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(0);
+
+/// Makes every read of records keep its shard busy for that much longer, to test what measures reads. Tells whether
+/// this program can: only those built with the feature `mutants`.
+pub fn delay_reads(delay: std::time::Duration) -> bool {
+    #[cfg(feature = "mutants")]
+    {
+        let nanos = u64::try_from(delay.as_nanos()).unwrap_or(u64::MAX);
+        READ_DELAY_NANOS.store(nanos, std::sync::atomic::Ordering::Relaxed);
+        true
+    }
+    #[cfg(not(feature = "mutants"))]
+    {
+        let _ = delay;
+        false
+    }
+}
+
+/// How much longer reads of records are to take.
+pub(crate) fn read_delay() -> std::time::Duration {
+    #[cfg(feature = "mutants")]
+    {
+        std::time::Duration::from_nanos(READ_DELAY_NANOS.load(std::sync::atomic::Ordering::Relaxed))
+    }
+    #[cfg(not(feature = "mutants"))]
+    {
+        std::time::Duration::ZERO
+    }
+}

@@ -15,7 +15,7 @@ use super::show::{Out, parse_size, table};
 use super::store::holds_store;
 
 /// How long the device is measured.
-const CALIBRATION: Duration = Duration::from_millis(1500);
+pub(crate) const CALIBRATION: Duration = Duration::from_millis(1500);
 
 #[derive(Args)]
 #[command(

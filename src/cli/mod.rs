@@ -1,5 +1,6 @@
 //! The command line: what there is to call, and how a command ends.
 
+mod bench;
 mod demo;
 mod detect;
 mod failure;
@@ -13,6 +14,7 @@ mod store;
 mod tip;
 mod utxos;
 mod verify;
+mod workdir;
 
 use std::process::ExitCode;
 
@@ -57,9 +59,14 @@ enum Command {
     Stats(stats::StatsArgs),
     /// Read every byte of a store and list everything that is wrong with it
     Verify(verify::VerifyArgs),
+    /// Measure this machine's device, and how much of it the engine passes on
+    Bench(bench::BenchArgs),
     /// Ingest until killed: the demo's victim
     #[command(hide = true)]
     DemoVictim(demo::VictimArgs),
+    /// Commit until killed: the benchmark's victim
+    #[command(hide = true)]
+    BenchVictim(bench::VictimArgs),
 }
 
 /// Runs the command that the process was started with.
@@ -93,6 +100,8 @@ fn dispatch(command: Command, out: &mut Out) -> Outcome {
     match command {
         Command::Detect(args) => detect::run(&args, out),
         Command::Demo(args) => demo::run(&args, out),
+        Command::Bench(args) => bench::run(&args, out),
+        Command::BenchVictim(args) => bench::run_victim(&args, out),
         Command::DemoVictim(args) => demo::run_victim(&args, out),
         Command::Ingest(args) => ingest::run(&args, out),
         Command::Get(args) => get::run(&args, out),

@@ -92,6 +92,15 @@ pub(crate) fn table(columns: &[&str]) -> Table {
     table
 }
 
+/// The same for tables that are read in a wide window or a file: only a terminal breaks their lines.
+pub(crate) fn wide_table(columns: &[&str]) -> Table {
+    let mut table = table(columns);
+    if !io::stdout().is_terminal() {
+        table.set_content_arrangement(ContentArrangement::Disabled);
+    }
+    table
+}
+
 /// A number with separators between thousands.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();

@@ -63,6 +63,8 @@ pub(crate) struct Committer<E: Env> {
     applied_moved: Signal,
     /// Whether shards were told of the failure that has stopped commits.
     stop_told: Cell<bool>,
+    /// Whether shards were told to end, so that what goes on in the background has nobody to talk to.
+    closing: Cell<bool>,
 }
 
 impl<E: Env> Committer<E> {
@@ -87,6 +89,7 @@ impl<E: Env> Committer<E> {
             sync_wanted: Cell::new(Seq::ZERO),
             applied_moved: Signal::default(),
             stop_told: Cell::new(false),
+            closing: Cell::new(false),
         })
     }
 
@@ -285,6 +288,7 @@ impl<E: Env> Committer<E> {
     }
 
     async fn close_shards(&self) -> Result<()> {
+        self.closing.set(true);
         let mut answers = Vec::with_capacity(self.shared.shards.len());
         for shard in &self.shared.shards {
             let (sender, answer) = reply();
@@ -402,6 +406,9 @@ impl<E: Env> Committer<E> {
             let mark = self.barrier.changed().mark();
             if self.barrier.cut() > self.told.get() && self.barrier.failure().is_none() {
                 self.env.sleep(MARK_DELAY).await;
+                if self.closing.get() {
+                    return;
+                }
                 if self.barrier.cut() > self.told.get() && self.tell().await.is_err() {
                     return;
                 }
@@ -421,6 +428,9 @@ impl<E: Env> Committer<E> {
             }
             if self.barrier.applied() > self.barrier.cut() {
                 self.env.sleep(interval).await;
+                if self.closing.get() {
+                    return;
+                }
                 if self.barrier.applied() > self.barrier.cut() && self.barrier.request_sync().await.is_err() {
                     return;
                 }

@@ -192,7 +192,7 @@ impl<E: Env> SegmentBuilder<E> {
         }
         let data_bytes = self.out.position() - UNIT;
         let pages = self.index.pages();
-        let filter = build_filter(&self.env, std::mem::replace(&mut self.filter, FilterBuilder::new())).await;
+        let filter = build_filter(&self.env, std::mem::take(&mut self.filter)).await;
         let filter = append_part(&mut self.out, self.checksum, filter).await?;
         let index = std::mem::take(&mut self.index).into_vec();
         let index = append_part(&mut self.out, self.checksum, index).await?;

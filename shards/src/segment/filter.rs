@@ -49,17 +49,20 @@ impl std::fmt::Debug for FilterKey {
 
 /// Gathers hashes, then builds the partitions one by one.
 #[derive(Debug)]
-pub(super) struct FilterBuilder {
+pub struct FilterBuilder {
     buckets: Vec<Vec<u64>>,
     count: usize,
 }
 
 impl FilterBuilder {
-    pub(super) fn new() -> Self {
+    /// Without hashes.
+    #[must_use]
+    pub fn new() -> Self {
         Self { buckets: vec![Vec::new(); 1 << BUCKET_BITS], count: 0 }
     }
 
-    pub(super) fn add(&mut self, hash: u64) {
+    /// Adds the hash of a key.
+    pub fn add(&mut self, hash: u64) {
         if let Some(bucket) = self.buckets.get_mut(to_usize(hash >> (64 - BUCKET_BITS))) {
             bucket.push(hash);
             self.count += 1;
@@ -67,7 +70,8 @@ impl FilterBuilder {
     }
 
     /// Begins to build.
-    pub(super) fn partitions(self) -> FilterPartitions {
+    #[must_use]
+    pub fn partitions(self) -> FilterPartitions {
         let wanted = self.count.div_ceil(PARTITION_KEYS_MAX).next_power_of_two();
         let bits = wanted.trailing_zeros().min(BUCKET_BITS);
         let mut out = ByteWriter::new();
@@ -76,9 +80,15 @@ impl FilterBuilder {
     }
 }
 
+impl Default for FilterBuilder {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// Builds one partition after the other, so that others can run between two.
 #[derive(Debug)]
-pub(super) struct FilterPartitions {
+pub struct FilterPartitions {
     buckets: Vec<Vec<u64>>,
     buckets_each: usize,
     done: usize,
@@ -87,8 +97,10 @@ pub(super) struct FilterPartitions {
 
 /// How building goes.
 #[derive(Debug)]
-pub(super) enum FilterStep {
+pub enum FilterStep {
+    /// A partition is built, and another call goes on.
     More,
+    /// The whole filter, as it is on disk.
     Done(Vec<u8>),
     /// No filter exists for these hashes: next to impossible, and the segment does without.
     Impossible,
@@ -96,7 +108,7 @@ pub(super) enum FilterStep {
 
 impl FilterPartitions {
     /// Builds the next partition.
-    pub(super) fn step(&mut self) -> FilterStep {
+    pub fn step(&mut self) -> FilterStep {
         let Some(buckets) = self.buckets.get_mut(self.done..self.done + self.buckets_each) else {
             return FilterStep::Done(std::mem::take(&mut self.out).into_vec());
         };
@@ -118,13 +130,17 @@ impl FilterPartitions {
 
 /// A filter in memory.
 #[derive(Debug)]
-pub(super) struct Filter {
+pub struct Filter {
     bits: u32,
     partitions: Vec<BinaryFuse8>,
 }
 
 impl Filter {
-    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    /// Takes the bytes of a filter whose checksum holds.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not what [`FilterPartitions`] writes.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = ByteReader::new(bytes);
         let bits = u32::from(input.u8()?);
         if bits > BUCKET_BITS {
@@ -135,7 +151,9 @@ impl Filter {
         Ok(Self { bits, partitions })
     }
 
-    pub(super) fn may_contain(&self, hash: u64) -> bool {
+    /// Whether a key with this hash may be among those that were added. `false` is certain.
+    #[must_use]
+    pub fn may_contain(&self, hash: u64) -> bool {
         let at = to_usize(hash.checked_shr(64 - self.bits).unwrap_or(0));
         self.partitions.get(at).is_none_or(|partition| partition.contains(&hash))
     }

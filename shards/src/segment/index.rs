@@ -21,7 +21,7 @@ use crate::ops::KEY_BYTES_MAX;
 
 /// Writes the index while the pages are written.
 #[derive(Debug, Default)]
-pub(super) struct IndexWriter {
+pub struct IndexWriter {
     out: ByteWriter,
     bound: Vec<u8>,
     goes_on_below: Seq,
@@ -30,7 +30,7 @@ pub(super) struct IndexWriter {
 
 impl IndexWriter {
     /// Tells the first entry of the page to come, and the last one of the page before.
-    pub(super) fn begin_page(&mut self, last: Option<(&[u8], Seq)>, first_key: &[u8]) {
+    pub fn begin_page(&mut self, last: Option<(&[u8], Seq)>, first_key: &[u8]) {
         self.bound.clear();
         self.goes_on_below = Seq::ZERO;
         let Some((last_key, last_seq)) = last else { return };
@@ -44,7 +44,7 @@ impl IndexWriter {
     }
 
     /// Tells the page that began last.
-    pub(super) fn end_page(&mut self, page_bytes: u64, crc: u32) {
+    pub fn end_page(&mut self, page_bytes: u64, crc: u32) {
         self.out.bytes(&self.bound);
         self.out.varint(self.goes_on_below.0);
         self.out.varint(page_bytes / UNIT);
@@ -52,18 +52,22 @@ impl IndexWriter {
         self.pages += 1;
     }
 
-    pub(super) fn pages(&self) -> u64 {
+    /// How many pages have ended.
+    #[must_use]
+    pub fn pages(&self) -> u64 {
         self.pages
     }
 
-    pub(super) fn into_vec(self) -> Vec<u8> {
+    /// The index as it is on disk.
+    #[must_use]
+    pub fn into_vec(self) -> Vec<u8> {
         self.out.into_vec()
     }
 }
 
 /// The index in memory: one array a field.
 #[derive(Debug, Default)]
-pub(super) struct PageIndex {
+pub struct PageIndex {
     bounds: Vec<u8>,
     /// Where each bound ends in `bounds`.
     bound_ends: Vec<u32>,
@@ -75,7 +79,11 @@ pub(super) struct PageIndex {
 }
 
 impl PageIndex {
-    pub(super) fn decode(bytes: &[u8], pages: u64, data_bytes: u64) -> Result<Self, Malformed> {
+    /// Takes the bytes of an index whose checksum holds, for so many pages of this length together.
+    ///
+    /// # Errors
+    /// [`Malformed`] if they are not what [`IndexWriter`] writes.
+    pub fn decode(bytes: &[u8], pages: u64, data_bytes: u64) -> Result<Self, Malformed> {
         const PAGE_BYTES_MIN: usize = 3 + 4;
         let pages = to_usize(pages);
         if pages == 0 || pages > bytes.len() / PAGE_BYTES_MIN || u32::try_from(bytes.len()).is_err() {
@@ -149,7 +157,8 @@ impl PageIndex {
     }
 
     /// The page in which the first entry at or after (`key`, `seq`) is, if any is.
-    pub(super) fn locate(&self, key: &[u8], seq: Seq) -> usize {
+    #[must_use]
+    pub fn locate(&self, key: &[u8], seq: Seq) -> usize {
         let (mut low, mut high) = (0, self.pages());
         while high - low > 1 {
             let middle = low.midpoint(high);

@@ -18,8 +18,9 @@ mod verify;
 
 pub use builder::{SegmentBuilder, SegmentConfig};
 pub use cursor::{CursorOptions, SegmentCursor, Step};
-pub use filter::FilterKey;
+pub use filter::{Filter, FilterBuilder, FilterKey, FilterPartitions, FilterStep};
 pub use format::SegmentHome;
-pub use page::{EntryRef, Lookup, Page};
+pub use index::{IndexWriter, PageIndex};
+pub use page::{EntryRef, Lookup, Page, PageWriter};
 pub use reader::{PageNo, Segment};
 pub use verify::verify;

@@ -44,7 +44,7 @@ const ENTRY_BYTES_MIN: usize = 4;
 
 /// Fills one page after the other.
 #[derive(Debug, Default)]
-pub(super) struct PageWriter {
+pub struct PageWriter {
     entries: Vec<u8>,
     runs: Vec<u32>,
     count: usize,
@@ -54,17 +54,21 @@ pub(super) struct PageWriter {
 }
 
 impl PageWriter {
-    pub(super) fn is_empty(&self) -> bool {
+    /// Whether the page has no entry yet.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// The length of the page if it ended here, without padding.
-    pub(super) fn bytes(&self) -> usize {
+    #[must_use]
+    pub fn bytes(&self) -> usize {
         HEAD_BYTES + self.runs.len() * 4 + self.entries.len()
     }
 
     /// The length that the page has at most with one more entry.
-    pub(super) fn bytes_with(&self, key: &[u8], value: Option<&[u8]>) -> usize {
+    #[must_use]
+    pub fn bytes_with(&self, key: &[u8], value: Option<&[u8]>) -> usize {
         self.bytes() + Self::entry_bytes_max(key.len() - self.shared(key), value)
     }
 
@@ -82,7 +86,8 @@ impl PageWriter {
         if self.count.is_multiple_of(RUN_ENTRIES) { 0 } else { common_prefix(&self.last_key, key) }
     }
 
-    pub(super) fn push(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) {
+    /// Adds the next entry: keys ascend, the versions of a key descend.
+    pub fn push(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) {
         if self.is_empty() {
             self.base = seq;
         }
@@ -111,7 +116,7 @@ impl PageWriter {
     }
 
     /// Ends the page, writes it with its padding, and begins the next one.
-    pub(super) fn finish(&mut self, page: &mut Vec<u8>) {
+    pub fn finish(&mut self, page: &mut Vec<u8>) {
         page.clear();
         let mut out = ByteWriter::from(std::mem::take(page));
         out.u64(self.base.0);
@@ -179,7 +184,10 @@ struct Entry<'a> {
 
 impl Page {
     /// Takes the bytes of a page whose checksum holds, without their padding.
-    pub(super) fn parse(file: FileName, offset: u64, bytes: &[u8]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Corruption`] if they are not what a [`PageWriter`] writes.
+    pub fn parse(file: FileName, offset: u64, bytes: &[u8]) -> Result<Self> {
         Self::parse_parts(file, offset, bytes).map_err(|why| Error::malformed(file, offset, why))
     }
 

@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::Duration;
 
 use ahash::AHashMap;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -16,6 +17,7 @@ use op_engine_io::{Env, IoBuf, ReplySender};
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Seq};
 use crate::message::{GetRequest, Value};
+use crate::mutants::read_delay;
 use crate::segment::{Lookup as Find, Page, PageNo, Segment};
 
 use super::Shard;
@@ -92,6 +94,7 @@ impl<E: Env> Shard<E> {
     /// Looks keys up in memory. Answers if that is enough, else gives what is left to do.
     pub(super) fn begin_get(&self, request: GetRequest) -> Option<Lookup<E>> {
         let GetRequest { view, keys, reply } = request;
+        self.dawdle(keys.len());
         match self.look_in_memory(view, &keys) {
             Err(error) => {
                 reply.send(Err(error));
@@ -102,6 +105,17 @@ impl<E: Env> Shard<E> {
                 None
             }
             Ok((values, seeks)) => Some(Lookup { view, keys, values, seeks, reply }),
+        }
+    }
+
+    /// Keeps the shard busy for as long as a test of measurements wants.
+    fn dawdle(&self, keys: usize) {
+        let delay = read_delay().saturating_mul(u32::try_from(keys).unwrap_or(u32::MAX));
+        if delay > Duration::ZERO {
+            let began = self.env.now();
+            while self.env.now().saturating_sub(began) < delay {
+                std::hint::spin_loop();
+            }
         }
     }
 

@@ -12,11 +12,11 @@ use op_engine::chain::regtest::RegtestChain;
 use op_engine_io::block_on;
 
 use super::answers::Model;
-use super::workdir::Workdir;
 use super::{SLOTS, Story, check, ingest, open_files, write_blocks};
 use crate::cli::failure::{Failure, Outcome};
 use crate::cli::show::{Out, count, plural};
 use crate::cli::store::config;
+use crate::cli::workdir::Workdir;
 
 /// How often a process is killed.
 const KILLS: u64 = 3;

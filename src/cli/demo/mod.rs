@@ -5,7 +5,6 @@
 
 mod answers;
 mod crash;
-mod workdir;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -24,10 +23,10 @@ use super::ingest::Bar;
 use super::show::{Out, bytes, count, plural, rate, shortened, table, time};
 use super::store::config;
 use super::verify;
+use super::workdir::Workdir;
 
 use answers::{Model, ask};
 pub(crate) use crash::{VictimArgs, run_victim};
-use workdir::Workdir;
 
 /// Contract slots, which Bitcoin's blocks do not have.
 const SLOTS: DemoSlots = DemoSlots { contracts: 20, slots_per_contract: 50, writes_per_block: 20 };
@@ -92,7 +91,7 @@ fn check(holds: bool, what: impl FnOnce() -> String) -> Outcome {
 
 pub(crate) fn run(args: &DemoArgs, out: &mut Out) -> Outcome {
     let started = Instant::now();
-    let workdir = Workdir::create(args.path.as_deref(), args.keep)?;
+    let workdir = Workdir::create("demo", args.path.as_deref(), args.keep)?;
     out.line(format_args!("The demo works in {}", workdir.path().display()))?;
     let mut story = Story { out, rows: Vec::new() };
     tell_story(args, &workdir, &mut story)?;

@@ -4,6 +4,7 @@
 //! every key has one, which lies in the tree itself. What was flushed is dropped as a whole with the memtable.
 
 use std::cell::RefCell;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
 use std::rc::Rc;
@@ -85,8 +86,8 @@ impl Memtable {
         });
         *bytes += value.map_or(0, value_bytes);
         let version = Version { seq, value: value.map(Arc::from) };
-        let replaced = match table.keys.get_mut(key) {
-            Some(versions) => match versions.last_mut() {
+        let replaced = match table.keys.entry(Box::from(key)) {
+            Entry::Occupied(mut versions) => match versions.get_mut().last_mut() {
                 Some(last) if last.seq == seq => {
                     *bytes -= last.value.as_deref().map_or(0, value_bytes);
                     *last = version;
@@ -95,13 +96,13 @@ impl Memtable {
                 last => {
                     debug_assert!(last.is_none_or(|last| last.seq < seq), "versions of a key ascend");
                     *bytes += VERSION_OVERHEAD_BYTES;
-                    versions.push(version);
+                    versions.get_mut().push(version);
                     false
                 }
             },
-            None => {
+            Entry::Vacant(place) => {
                 *bytes += KEY_OVERHEAD_BYTES + key.len();
-                table.keys.insert(Box::from(key), SmallVec::from_buf([version]));
+                place.insert(SmallVec::from_buf([version]));
                 false
             }
         };

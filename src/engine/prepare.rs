@@ -58,18 +58,20 @@ pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result
     Ok(Resolved { payloads: payloads.into_iter().map(ByteWriter::into_vec).collect(), indexed })
 }
 
-/// The last change of every key, in the order of the first ones.
+/// The last change of every key, in the order of the last ones.
 fn last_changes(changes: Vec<Change>) -> Vec<Change> {
-    let mut at: AHashMap<(TypeId, Vec<u8>), usize> = AHashMap::with_capacity(changes.len());
-    let mut last: Vec<Change> = Vec::with_capacity(changes.len());
-    for change in changes {
-        let position = *at.entry((change.type_id, change.key.clone())).or_insert(last.len());
-        match last.get_mut(position) {
-            Some(earlier) => *earlier = change,
-            None => last.push(change),
-        }
+    let mut last: AHashMap<(TypeId, &[u8]), usize> = AHashMap::with_capacity(changes.len());
+    for (at, change) in changes.iter().enumerate() {
+        last.insert((change.type_id, &change.key), at);
     }
-    last
+    if last.len() == changes.len() {
+        return changes;
+    }
+    let mut kept: Vec<usize> = last.into_values().collect();
+    kept.sort_unstable();
+    let mut kept = kept.into_iter().peekable();
+    let is_kept = |(at, change)| kept.next_if_eq(&at).map(|_| change);
+    changes.into_iter().enumerate().filter_map(is_kept).collect()
 }
 
 fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
@@ -125,9 +127,9 @@ pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) 
     let old_values = get_each(shared, view, &wanted).await?;
 
     let mut entry_changes = Vec::new();
-    for (change, old) in indexed.iter().zip(&old_values) {
+    for (mut change, old) in indexed.into_iter().zip(&old_values) {
         let registered = shared.registry.collection(change.type_id, change.name)?;
-        diff(shared, registered, change, old.as_deref(), &mut entry_changes)?;
+        diff(shared, registered, &mut change, old.as_deref(), &mut entry_changes)?;
         if old.is_some() || change.value.is_some() {
             let op = Op { collection: change.collection, key: &change.key, value: change.value.as_deref() };
             if let Some(payload) = payloads.get_mut(change.shard) {
@@ -153,11 +155,11 @@ fn writer_after(payload: Vec<u8>) -> ByteWriter {
     writer
 }
 
-/// What one change does to the indexes of its collection.
+/// What one change does to the indexes of its collection. Takes the new entries out of it.
 fn diff(
     shared: &Shared,
     registered: &Registered,
-    change: &IndexedChange,
+    change: &mut IndexedChange,
     old: Option<&[u8]>,
     out: &mut Vec<EntryChange>,
 ) -> Result<()> {
@@ -166,26 +168,20 @@ fn diff(
             Some(old) => (spec.entries)(&change.key, old)?,
             None => Vec::new(),
         };
-        let no_entries = Vec::new();
-        let new_entries =
-            change.entries.iter().find(|new| new.index == position).map_or(&no_entries, |new| &new.entries);
-        let entry_change = |entry: &IndexEntry, put| EntryChange {
+        let new_entries = change.entries.iter_mut().find(|new| new.index == position);
+        let new_entries = new_entries.map(|new| std::mem::take(&mut new.entries)).unwrap_or_default();
+        let entry_change = |entry: IndexEntry, put| EntryChange {
             id: *id,
             unique: spec.unique.then(|| spec.name.clone()),
             shard: place(shared, *id, &entry.key, entry.partition_bytes),
-            entry: entry.clone(),
+            entry,
             put,
         };
-        let has_key = |entries: &[IndexEntry], key: &[u8]| entries.iter().any(|entry| entry.key == key);
-        out.extend(
-            old_entries
-                .iter()
-                .filter(|old| !has_key(new_entries, &old.key))
-                .map(|old| entry_change(old, false)),
-        );
-        out.extend(
-            new_entries.iter().filter(|new| !old_entries.contains(new)).map(|new| entry_change(new, true)),
-        );
+        let is_new: Vec<bool> = new_entries.iter().map(|new| !old_entries.contains(new)).collect();
+        let is_gone = |old: &IndexEntry| !new_entries.iter().any(|new| new.key == old.key);
+        out.extend(old_entries.into_iter().filter(is_gone).map(|old| entry_change(old, false)));
+        let new_entries = new_entries.into_iter().zip(is_new).filter(|(_, is_new)| *is_new);
+        out.extend(new_entries.map(|(new, _)| entry_change(new, true)));
     }
     Ok(())
 }

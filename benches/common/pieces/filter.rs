@@ -40,14 +40,16 @@ fn fuse(hashes: &[u64]) -> Vec<u8> {
 /// From hashes to the filter as it is on disk, or in memory.
 pub fn build() -> Piece {
     let (hashes, _) = hashes();
-    let (fuse_bytes, bloom_bytes) = (fuse(&hashes).len(), Bloom::new(&hashes).bytes());
+    let (fuse_bytes, bloom) = (fuse(&hashes), Bloom::new(&hashes));
+    let decoded = Filter::decode(&fuse_bytes).expect("a filter");
+    assert!(hashes.iter().all(|hash| decoded.may_contain(*hash) && bloom.may_contain(*hash)));
     let bits = |bytes: usize| bytes as f64 * 8.0 / KEYS as f64;
     let hashes = Rc::new(hashes);
     let of_bloom = Rc::clone(&hashes);
     Piece::new(KEYS)
         .way("binary fuse filter", move || fuse(&hashes).len() as u64)
         .way("Bloom filter", move || Bloom::new(&of_bloom).bytes() as u64)
-        .note(format!("bits a key: fuse {:.2}, Bloom {:.2}", bits(fuse_bytes), bits(bloom_bytes)))
+        .note(format!("bits a key: fuse {:.2}, Bloom {:.2}", bits(fuse_bytes.len()), bits(bloom.bytes())))
 }
 
 pub fn query_present() -> Piece {

@@ -60,12 +60,42 @@ fn write_plain_pages<const V: usize>(entries: &[Entry<36, V>], mut page: impl Fn
     page(&bytes);
 }
 
+fn plain_entries(mut page: &[u8]) -> Vec<Entry<36, 60>> {
+    let mut entries = Vec::new();
+    while let Some((&[60, 0, 0, 0], rest)) = page.split_first_chunk() {
+        let (key, rest) = rest.split_first_chunk().expect("a key");
+        let (value, rest) = rest.split_first_chunk().expect("a value");
+        entries.push((*key, *value));
+        page = rest;
+    }
+    entries
+}
+
+/// Asserts that a page answers with just these entries.
+fn holds<const K: usize, const V: usize>(bytes: &[u8], entries: &[Entry<K, V>]) -> Page {
+    let page = Page::parse(FILE, 0, bytes).expect("a page");
+    assert_eq!(page.entries(), entries.len());
+    for (key, value) in entries {
+        let found = page.find(key, Seq::MAX, &Mask::default()).expect("a sound page");
+        assert!(matches!(found, Lookup::Found(Seq(1), Some(found)) if *found == *value));
+    }
+    page
+}
+
 pub fn encode() -> Piece {
     let entries: Rc<Vec<Entry<36, 60>>> = Rc::new(entries(outpoints(ENCODED)));
     let plain = Rc::clone(&entries);
-    let (mut pages, mut plain_pages) = (0, 0);
-    write_pages(&entries, |_, _| pages += 1);
-    write_plain_pages(&plain, |_| plain_pages += 1);
+    let (mut pages, mut plain_pages, mut written) = (0, 0, 0);
+    write_pages(&entries, |bytes, count| {
+        holds(bytes, &entries[written..written + count]);
+        (pages, written) = (pages + 1, written + count);
+    });
+    let mut read_back = Vec::new();
+    write_plain_pages(&plain, |bytes| {
+        plain_pages += 1;
+        read_back.extend(plain_entries(bytes));
+    });
+    assert!(written == ENCODED && read_back == *plain);
     Piece::new(ENCODED)
         .way("page", move || {
             let mut digest = 0;
@@ -86,15 +116,10 @@ fn search<const K: usize, const V: usize>(entries: Vec<Entry<K, V>>) -> Piece {
     let mask = Mask::default();
     let (mut pages, mut arrays, mut page_of) = (Vec::new(), Vec::new(), Vec::new());
     write_pages(&entries, |bytes, count| {
-        let page = Page::parse(FILE, 0, bytes).expect("a page");
         let start = page_of.len();
-        for (key, value) in &entries[start..start + count] {
-            let found = page.find(key, Seq::MAX, &mask).expect("a sound page");
-            assert!(matches!(found, Lookup::Found(Seq(1), Some(found)) if *found == *value));
-        }
+        pages.push(holds(bytes, &entries[start..start + count]));
         arrays.push(entries[start..start + count].to_vec());
-        page_of.resize(start + count, pages.len());
-        pages.push(page);
+        page_of.resize(start + count, pages.len() - 1);
     });
     let keys: Vec<([u8; K], usize)> =
         entries.iter().zip(&page_of).map(|((key, _), page)| (*key, *page)).collect();

@@ -161,12 +161,16 @@ impl<E: Env> State<E> {
     }
 
     fn apply_operations(&mut self, frame: &Frame, now: Duration) -> Result<(), Malformed> {
-        let mut check = ByteReader::new(&frame.payload);
-        while let Some(op) = ops::decode(&mut check)? {
+        let mut ops = Vec::new();
+        let mut input = ByteReader::new(&frame.payload);
+        while let Some(op) = ops::decode(&mut input)? {
             if self.catalog.get(op.collection).is_none() {
                 return Err(Malformed("an operation names an unknown collection"));
             }
+            ops.push(op);
         }
+        // Neighbours share the upper nodes of the tree. Of two with one key the later stands, so their order stays.
+        ops.sort_by_key(|op| (op.collection, op.key));
         let mut active = self.active.borrow_mut();
         if active.is_empty() {
             self.active_since = now;
@@ -174,8 +178,7 @@ impl<E: Env> State<E> {
         if frame.kind == FrameKind::Block {
             active.note_block(frame.seq, frame.height);
         }
-        let mut input = ByteReader::new(&frame.payload);
-        while let Some(op) = ops::decode(&mut input)? {
+        for op in ops {
             active.insert(op.collection, op.key, frame.seq, op.value);
         }
         Ok(())

@@ -23,10 +23,18 @@ pub struct ShardConfig {
     pub page_bytes: usize,
     /// Bytes of a segment that are gathered before they are written.
     pub segment_write_bytes: usize,
-    /// Segments of one size class, side by side, that are merged into one.
+    /// A segment that is longer ends at the next key, and the run goes on in another file.
+    pub segment_bytes_max: u64,
+    /// Runs of one size class, side by side, that are merged into one.
     pub merge_fan_in: usize,
-    /// Segments that one merge reads at most.
+    /// Runs that one merge reads at most.
     pub merge_inputs_max: usize,
+    /// Runs of an append-only collection that are longer are not merged any more.
+    pub append_run_bytes_max: u64,
+    /// Runs that a reorg can still reach, before such runs are merged with each other.
+    pub young_runs_max: usize,
+    /// The final runs above the bottom run are merged into it when they have this part of its bytes, in percent.
+    pub bottom_ratio_percent: u64,
     /// Requests that wait in the shard's mailbox before senders wait.
     pub mailbox_len_max: usize,
     /// Read requests that are worked on at once.
@@ -45,8 +53,12 @@ impl Default for ShardConfig {
             cache_bytes: 128 << 20,
             page_bytes: 4096,
             segment_write_bytes: 512 << 10,
-            merge_fan_in: 4,
+            segment_bytes_max: 256 << 20,
+            merge_fan_in: 8,
             merge_inputs_max: 16,
+            append_run_bytes_max: 1 << 30,
+            young_runs_max: 12,
+            bottom_ratio_percent: 40,
             mailbox_len_max: 1024,
             reads_in_flight_max: 1024,
         }

@@ -28,6 +28,7 @@ pub mod ops;
 pub mod range;
 pub mod recovery;
 pub mod retention;
+pub mod run;
 pub mod segment;
 pub mod segment_meta;
 pub mod shard;

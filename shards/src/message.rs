@@ -132,6 +132,8 @@ pub enum Request {
     Stop(Error),
     /// Flush everything that is durable, and answer when it is done.
     Flush(ReplySender<Result<()>>),
+    /// Flush everything that is durable, merge all that is final as far as it goes, and answer when it is done.
+    Compact(ReplySender<Result<()>>),
     /// Describe the shard.
     Stats(ReplySender<ShardStats>),
     /// Flush, and end.

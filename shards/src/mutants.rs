@@ -21,6 +21,10 @@ pub enum Mutant {
     RecycleEarly,
     /// A segment is referenced before it is synced.
     SkipSegmentSync,
+    /// A merge drops tombstones although older runs hold what they hide.
+    DropTombstonesEarly,
+    /// A merge drops versions that the reorg window still needs.
+    ForgetWindow,
 }
 
 #[cfg(feature = "mutants")]

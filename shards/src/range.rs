@@ -28,6 +28,19 @@ impl KeyRange {
         Self { start: Bound::Unbounded, end: Bound::Unbounded }
     }
 
+    /// From a key on, or from the first one.
+    #[must_use]
+    pub fn from(key: Option<Vec<u8>>) -> Self {
+        Self { start: key.map_or(Bound::Unbounded, Bound::Included), end: Bound::Unbounded }
+    }
+
+    /// Leaves out what is below a key.
+    pub fn raise_start(&mut self, key: &[u8]) {
+        if above_start(key, self.start()) {
+            self.start = Bound::Included(key.to_vec());
+        }
+    }
+
     /// The low end, borrowed.
     #[must_use]
     pub fn start(&self) -> Bound<&[u8]> {

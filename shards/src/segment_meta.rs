@@ -4,18 +4,52 @@
 //! |---|---|---|
 //! | 8 | number | the file's number; it comes first because everything else is about that file |
 //! | 4 | collection | never 0, so that zeros do not decode |
+//! | 1 | level | 1 as flushed, one more with each merge up to 254, 255 at the bottom; never 0 |
+//! | 8 | run | the number of the first file of the sorted run that the segment is a part of |
 //! | 8 | file bytes | the length of the file: a multiple of the I/O unit |
 //! | 8 | entries | versions in the segment, tombstones included; at least 1 |
 //! | 8 | tombstones | how many of them are deletes |
 //! | 8, 8 | sequence range | lowest and highest |
 //! | 8, 8 | height range | lowest and highest |
 //! | 4 | footer checksum | held here, outside the file, so that a stale file is caught |
-//! | varint + n | lowest key | at most [`KEY_BYTES_MAX`] |
+//! | varint + n | lowest key | at most [`KEY_BYTES_MAX`]; above the file's own if a merge has taken over what is below |
 //! | varint + n | highest key | at most [`KEY_BYTES_MAX`]; the fields without a fixed size come last |
 
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::ops::KEY_BYTES_MAX;
+
+/// How often the entries of a segment have been merged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Level(u8);
+
+impl Level {
+    /// As a flush has written it.
+    pub const FLUSHED: Self = Self(1);
+    /// Part of the run that holds the oldest versions of all keys.
+    pub const BOTTOM: Self = Self(255);
+
+    /// The level of what is merged from segments of this level and lower ones.
+    #[must_use]
+    pub fn above(self) -> Self {
+        Self(self.0.saturating_add(1).min(Self::BOTTOM.0 - 1))
+    }
+
+    /// The number in tables: 1 as flushed, 255 at the bottom.
+    #[must_use]
+    pub fn number(self) -> u8 {
+        self.0
+    }
+}
+
+/// Where a segment stands among those of its collection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// How often its entries have been merged.
+    pub level: Level,
+    /// The sorted run that it is a part of: files whose keys do not overlap.
+    pub run: u64,
+}
 
 /// What the manifest holds of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,13 +58,15 @@ pub struct SegmentMeta {
     pub number: u64,
     /// The collection or index that the segment belongs to.
     pub collection: CollectionId,
+    /// Where it stands among the segments of the collection.
+    pub place: Place,
     /// The length of the file.
     pub file_bytes: u64,
     /// How many versions it holds, tombstones included.
     pub entries: u64,
     /// How many of them are tombstones.
     pub tombstones: u64,
-    /// The lowest key.
+    /// The lowest key that still counts: entries of lower keys have been merged into another segment.
     pub key_min: Vec<u8>,
     /// The highest key.
     pub key_max: Vec<u8>,
@@ -48,12 +84,14 @@ pub struct SegmentMeta {
 
 impl SegmentMeta {
     /// The fewest bytes that an encoded value has.
-    pub const BYTES_MIN: usize = 8 + 4 + 3 * 8 + 4 * 8 + 4 + 2;
+    pub const BYTES_MIN: usize = 8 + 4 + 1 + 8 + 3 * 8 + 4 * 8 + 4 + 2;
 
     /// Writes the value as the table of this module says.
     pub fn encode(&self, out: &mut ByteWriter) {
         out.u64(self.number);
         out.u32(self.collection.0);
+        out.u8(self.place.level.0);
+        out.u64(self.place.run);
         out.u64(self.file_bytes);
         out.u64(self.entries);
         out.u64(self.tombstones);
@@ -74,6 +112,7 @@ impl SegmentMeta {
         let meta = Self {
             number: input.u64()?,
             collection: CollectionId(input.u32()?),
+            place: Place { level: Level(input.u8()?), run: input.u64()? },
             file_bytes: input.u64()?,
             entries: input.u64()?,
             tombstones: input.u64()?,
@@ -87,6 +126,9 @@ impl SegmentMeta {
         };
         if meta.collection.0 == 0 {
             return Err(Malformed("a segment belongs to collection 0"));
+        }
+        if meta.place.level.0 == 0 {
+            return Err(Malformed("a segment has level 0"));
         }
         if meta.entries == 0 || meta.tombstones > meta.entries {
             return Err(Malformed("the counts of a segment contradict each other"));
@@ -108,6 +150,7 @@ mod tests {
         SegmentMeta {
             number: 7,
             collection: CollectionId(3),
+            place: Place { level: Level::FLUSHED.above(), run: 5 },
             file_bytes: 8192,
             entries: 10,
             tombstones: 4,
@@ -154,6 +197,7 @@ mod tests {
         let cases = [
             SegmentMeta { collection: CollectionId(0), ..sample() },
             SegmentMeta { entries: 0, tombstones: 0, ..sample() },
+            SegmentMeta { place: Place { level: Level(0), run: 5 }, ..sample() },
             SegmentMeta { tombstones: 11, ..sample() },
             SegmentMeta { seq_min: Seq(10), ..sample() },
             SegmentMeta { height_min: Height(105), ..sample() },

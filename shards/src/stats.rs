@@ -1,6 +1,7 @@
 //! What a shard tells of itself.
 
 use crate::ids::{CollectionId, Height, Seq, ShardId};
+use crate::segment_meta::Level;
 
 /// What a segment is to readers and to compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +21,8 @@ pub struct SegmentStats {
     pub collection: CollectionId,
     /// Its number, as in its file's name.
     pub number: u64,
+    /// How often its entries have been merged.
+    pub level: Level,
     /// Its state.
     pub state: SegmentState,
     /// Bytes on disk.
@@ -59,6 +62,10 @@ pub struct ShardStats {
     pub flushes: u64,
     /// Merges done.
     pub merges: u64,
+    /// Merges into the bottom run among them.
+    pub descents: u64,
+    /// Steps of merges that left a part of an input to the next step.
+    pub merge_steps_partial: u64,
     /// Pages found in the cache.
     pub cache_hits: u64,
     /// Pages read from the device.

@@ -66,6 +66,14 @@ impl BlockingEngine<'_> {
         block_on(self.0.flush())
     }
 
+    /// See [`Engine::compact`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn compact(&self) -> Result<()> {
+        block_on(self.0.compact())
+    }
+
     /// See [`Engine::get`].
     ///
     /// # Errors

@@ -340,6 +340,24 @@ impl Engine {
     /// # Errors
     /// The failure that has stopped commits.
     pub async fn flush(&self) -> Result<()> {
+        self.ask_all_shards(Request::Flush).await
+    }
+
+    /// Writes every memtable to segments, and merges all that no reorg can reach as far as it goes, whatever that
+    /// costs: what is superseded is gone then, and every record is found in one place. Not needed: merges go on by
+    /// themselves.
+    ///
+    /// # Errors
+    /// The failure that has stopped commits.
+    pub async fn compact(&self) -> Result<()> {
+        self.ask_all_shards(Request::Compact).await
+    }
+
+    /// Makes what was committed durable, has every shard do something, and waits until all have done it.
+    async fn ask_all_shards(
+        &self,
+        request: impl Fn(op_engine_io::ReplySender<op_engine_shards::Result<()>>) -> Request,
+    ) -> Result<()> {
         if self.read_only {
             return Err(Error::ReadOnly);
         }
@@ -347,7 +365,7 @@ impl Engine {
         let mut answers = Vec::new();
         for shard in &self.shared.shards {
             let (sender, answer) = reply();
-            shard.send(Request::Flush(sender)).await?;
+            shard.send(request(sender)).await?;
             answers.push(answer);
         }
         for answer in answers {

@@ -67,6 +67,8 @@ fn crash_everywhere(
         for shard in &stats.shards {
             let (flushes, merges) = (shard.flushes, shard.merges);
             assert!(flushes > 5 && merges > 3, "the run flushes and merges: {flushes}, {merges}");
+            let (descents, partial) = (shard.descents, shard.merge_steps_partial);
+            assert!(descents > 0 && partial > 0, "runs descend, some in steps: {descents}, {partial}");
             let wal_files = shard.wal_bytes / setup.settings.wal_file_bytes;
             assert!(
                 wal_files > 2 * shard.wal_files,

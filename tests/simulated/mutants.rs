@@ -64,3 +64,13 @@ fn a_wal_file_that_is_reused_early_is_caught() {
 fn a_skipped_sync_of_a_segment_is_caught() {
     assert!(caught(Mutant::SkipSegmentSync).is_some());
 }
+
+#[test]
+fn a_merge_that_drops_tombstones_early_is_caught() {
+    assert!(caught(Mutant::DropTombstonesEarly).is_some());
+}
+
+#[test]
+fn a_merge_that_forgets_the_window_is_caught() {
+    assert!(caught(Mutant::ForgetWindow).is_some());
+}

@@ -15,8 +15,9 @@ use op_engine_shards::cache::PageCache;
 use op_engine_shards::memtable::{Memtable, MemtableCursor};
 use op_engine_shards::merge::{MergeCursor, Source};
 use op_engine_shards::range::{Direction, KeyRange};
+use op_engine_shards::run::RunCursor;
 use op_engine_shards::segment::{
-    CursorOptions, FilterKey, Segment, SegmentBuilder, SegmentConfig, SegmentCursor, SegmentHome,
+    CursorOptions, FilterKey, Segment, SegmentBuilder, SegmentConfig, SegmentHome,
 };
 use op_engine_shards::visibility::Mask;
 use op_engine_shards::{CollectionId, Height, Seq, ShardId};
@@ -75,7 +76,7 @@ pub fn segments() -> Piece {
     let source = move |segment: &Rc<Segment<SimEnv>>| {
         let options = CursorOptions { cache: Some(Rc::clone(&cache)), read_ahead_bytes: 0 };
         let all = KeyRange::all();
-        SegmentCursor::new(env.clone(), Rc::clone(segment), all, Direction::Forward, options).into()
+        RunCursor::new(env.clone(), [segment], all, Direction::Forward, options).into()
     };
     let read = async || {
         let sources = segments.iter().map(&source).collect();

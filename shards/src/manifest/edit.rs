@@ -150,12 +150,14 @@ pub(super) mod tests {
     use super::*;
     use crate::catalog::{CollectionSpec, History, Layout};
     use crate::ids::CollectionId;
+    use crate::segment_meta::{Level, Place};
     use crate::visibility::Scope;
 
     pub(in crate::manifest) fn segment(number: u64, seq_min: u64) -> SegmentMeta {
         SegmentMeta {
             number,
             collection: CollectionId(1),
+            place: Place { level: Level::FLUSHED, run: number },
             file_bytes: 8192,
             entries: 10,
             tombstones: 1,

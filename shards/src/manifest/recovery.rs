@@ -55,6 +55,13 @@ pub async fn recover<E: Env>(env: &E, identity: Identity) -> Result<RecoveredMan
 }
 
 impl RecoveredManifest {
+    /// The newest file of the manifest.
+    #[must_use]
+    pub fn newest_file(&self) -> FileName {
+        let newest = self.files.iter().max_by_key(|name| name.number).copied();
+        newest.unwrap_or(manifest_name(self.identity.shard, 1))
+    }
+
     /// Goes on in a new file that begins with a snapshot, and removes the others.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::mutants::{Mutant, active};
 use crate::ops::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::segment_meta::SegmentMeta;
+use crate::segment_meta::{Level, Place, SegmentMeta};
 
 /// How segments are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,7 +178,8 @@ impl<E: Env> SegmentBuilder<E> {
         self.number
     }
 
-    /// Writes the rest and makes the file durable. Its name becomes durable when the caller syncs the directory.
+    /// Writes the rest and makes the file durable. Its name becomes durable when the caller syncs the directory. The
+    /// segment is a run of its own, as flushed, unless the caller gives it another place.
     ///
     /// # Errors
     /// If a write or the sync fails.
@@ -225,6 +226,7 @@ impl<E: Env> SegmentBuilder<E> {
         Ok(SegmentMeta {
             number: self.number,
             collection: self.collection,
+            place: Place { level: Level::FLUSHED, run: self.number },
             file_bytes,
             entries: meta.entries,
             tombstones: meta.tombstones,

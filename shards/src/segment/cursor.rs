@@ -64,15 +64,18 @@ pub struct SegmentCursor<E: Env> {
 }
 
 impl<E: Env> SegmentCursor<E> {
-    /// Before the first entry of a range.
+    /// Before the first entry of a range. What a merge has taken over from the segment is left out.
     #[must_use]
     pub fn new(
         env: E,
         segment: Rc<Segment<E>>,
-        range: KeyRange,
+        mut range: KeyRange,
         direction: Direction,
         options: CursorOptions,
     ) -> Self {
+        if segment.is_trimmed() {
+            range.raise_start(&segment.meta().key_min);
+        }
         Self {
             env,
             mask: segment.mask(),

@@ -15,6 +15,7 @@ use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Value;
 use crate::mutants::{Mutant, active};
+use crate::range::{Direction, KeyRange};
 use crate::segment_meta::SegmentMeta;
 use crate::visibility::Mask;
 
@@ -47,6 +48,8 @@ pub struct Segment<E: Env> {
     name: FileName,
     checksum: Checksum,
     meta: SegmentMeta,
+    /// The lowest key in the file. Those below the one of `meta` count no more.
+    file_key_min: Vec<u8>,
     keys: u64,
     filter: Option<Filter>,
     index: PageIndex,
@@ -105,12 +108,24 @@ impl<E: Env> Segment<E> {
             name,
             checksum,
             keys: page.keys,
+            file_key_min: page.key_min,
             meta,
             filter,
             index,
             mask: RefCell::new(Rc::new(mask)),
             clean_of: RefCell::default(),
         })
+    }
+
+    /// The same segment without the keys below the lowest one of `meta`, for readers to come.
+    ///
+    /// # Errors
+    /// As [`Segment::open`].
+    pub async fn trimmed(&self, env: &E, home: SegmentHome, meta: SegmentMeta) -> Result<Rc<Self>> {
+        let trimmed = Self::open(env, home, meta, Mask::default()).await?;
+        trimmed.set_mask(self.true_mask().as_ref().clone());
+        trimmed.set_clean_of(self.clean_of.borrow().clone());
+        Ok(trimmed)
     }
 
     /// What the manifest holds of it.
@@ -123,6 +138,25 @@ impl<E: Env> Segment<E> {
     #[must_use]
     pub fn file_name(&self) -> FileName {
         self.name
+    }
+
+    /// The lowest key in the file, whether or not it still counts.
+    #[must_use]
+    pub fn file_key_min(&self) -> &[u8] {
+        &self.file_key_min
+    }
+
+    /// Whether a merge has taken over the lowest keys of the file.
+    #[must_use]
+    pub fn is_trimmed(&self) -> bool {
+        self.file_key_min < self.meta.key_min
+    }
+
+    /// Whether some key of a range may count in it.
+    #[must_use]
+    pub fn overlaps(&self, range: &KeyRange) -> bool {
+        range.reaches(&self.meta.key_min, Direction::Forward)
+            && range.reaches(&self.meta.key_max, Direction::Backward)
     }
 
     /// How many pages it has.
@@ -141,6 +175,7 @@ impl<E: Env> Segment<E> {
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
+            + self.file_key_min.len()
             + self.meta.key_min.len()
             + self.meta.key_max.len()
             + self.index.memory_bytes()
@@ -197,7 +232,9 @@ impl<E: Env> Segment<E> {
         (self.covers(key, view) && self.may_contain(hash)).then(|| self.page_at(key, view))
     }
 
-    fn covers(&self, key: &[u8], view: Seq) -> bool {
+    /// Whether the segment's ranges leave room for a version of a key that a view sees.
+    #[must_use]
+    pub fn covers(&self, key: &[u8], view: Seq) -> bool {
         let meta = &self.meta;
         meta.seq_min <= view && meta.key_min.as_slice() <= key && key <= meta.key_max.as_slice()
     }
@@ -451,7 +488,7 @@ impl<E: Env> Loader<'_, E> {
             && page.tombstones == meta.tombstones
             && page.seqs == (meta.seq_min, meta.seq_max)
             && page.heights == (meta.height_min, meta.height_max)
-            && page.key_min == meta.key_min
+            && page.key_min <= meta.key_min
             && page.key_max == meta.key_max;
         if !agrees {
             return Err(self.corruption(meta_at, "the meta page contradicts the manifest"));

@@ -141,7 +141,7 @@ impl<E: Env> Check<'_, E> {
             && seen.tombstones == meta.tombstones
             && seen.keys == self.segment.keys()
             && seen.seqs == Some((meta.seq_min, meta.seq_max))
-            && seen.key_min.as_ref() == Some(&meta.key_min)
+            && seen.key_min.as_deref() == Some(self.segment.file_key_min())
             && seen.key_max == meta.key_max;
         if !agrees {
             let offset = meta.file_bytes.saturating_sub(2 * super::format::UNIT);

@@ -1,210 +1,146 @@
-//! Merging neighbouring segments, and discarding those that a reorg has killed.
+//! What is merged and discarded in the background, and in which order.
+//!
+//! Merges go step by step, and their steps take turns, so that a large one does not hold up many small ones.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 
-use op_engine_io::{Dir, Env};
+use op_engine_io::{Env, ReplySender};
 
-use crate::catalog::CollectionSpec;
 use crate::error::Result;
 use crate::ids::{CollectionId, Seq};
-use crate::manifest::Edit;
-use crate::merge::{KeyVersions, MergeCursor, Source};
-use crate::message::{Direction, KeyRange};
-use crate::mutants::{Mutant, active};
-use crate::retention::{Retain, VersionHead, retained};
-use crate::segment::{CursorOptions, Segment, SegmentBuilder, SegmentCursor};
-use crate::segment_meta::SegmentMeta;
+use crate::run::{Run, Runs};
+use crate::segment::Segment;
+use crate::segment_meta::{Level, SegmentMeta};
 use crate::visibility::{Mask, Rollback, Scope};
 
 use super::Shard;
-use super::flush::SLICE;
-use super::policy::{Candidate, Policy};
+use super::job::{Job, Target};
+use super::policy::{Candidate, Choice, Policy};
 use super::state::{Retention, State};
 
-/// Bytes that a merge reads from each input at once.
-const READ_AHEAD_BYTES: usize = 256 << 10;
-
-/// What to do next.
-enum Task<E: Env> {
-    /// Delete segments that nobody can see.
-    Discard(CollectionId, Vec<u64>),
-    /// Make one segment of neighbours.
-    Merge(CollectionId, Vec<Rc<Segment<E>>>),
-}
-
 impl<E: Env> Shard<E> {
-    /// Keeps the number of segments bounded, for as long as the shard lives.
+    /// Keeps the runs few and free of what nobody can see, for as long as the shard lives.
     pub(super) async fn merge_segments(self: Rc<Self>) {
+        let mut jobs = VecDeque::new();
         loop {
             let (work, segments) = (self.work.mark(), self.segments_changed.mark());
             if self.closing.get() || self.failure().is_some() {
                 return;
             }
-            let done = match self.next_task() {
-                Some(Task::Discard(collection, numbers)) => self.discard(collection, numbers).await,
-                Some(Task::Merge(collection, inputs)) => self.merge(collection, &inputs).await,
-                None => {
-                    futures_util::future::select(
-                        Box::pin(self.work.raised_since(work)),
-                        Box::pin(self.segments_changed.raised_since(segments)),
-                    )
-                    .await;
-                    continue;
-                }
-            };
-            if let Err(error) = done {
+            if let Err(error) = self.work_on(&mut jobs).await {
                 return self.fail(error).await;
             }
+            if !jobs.is_empty() || self.has_more(&jobs) {
+                continue;
+            }
+            // Whoever wanted everything merged is told.
+            if self.compaction_wanted.replace(false) {
+                self.segments_changed.raise();
+                continue;
+            }
+            futures_util::future::select(
+                Box::pin(self.work.raised_since(work)),
+                Box::pin(self.segments_changed.raised_since(segments)),
+            )
+            .await;
         }
     }
 
-    fn next_task(&self) -> Option<Task<E>> {
+    /// Discards what is dead, or takes one step of a merge.
+    async fn work_on(&self, jobs: &mut VecDeque<Job>) -> Result<()> {
+        if let Some((collection, numbers)) = self.orphans() {
+            let retention = self.state.borrow().retention();
+            return self.replace(collection, numbers, Vec::new(), None, &retention).await;
+        }
+        let planned = self.plan(jobs);
+        planned.into_iter().for_each(|job| jobs.push_front(job));
+        let Some(mut job) = jobs.pop_front() else { return Ok(()) };
+        if !self.take_step(&mut job).await? {
+            jobs.push_back(job);
+        }
+        Ok(())
+    }
+
+    fn has_more(&self, jobs: &VecDeque<Job>) -> bool {
+        self.orphans().is_some() || !self.plan(jobs).is_empty()
+    }
+
+    /// Segments of a collection whose entries are all dead.
+    fn orphans(&self) -> Option<(CollectionId, Vec<u64>)> {
         let state = self.state.borrow();
         let retention = state.retention();
-        state.segments.iter().find_map(|(collection, segments)| {
-            let dead: Vec<u64> = segments
-                .iter()
-                .filter(|segment| is_orphaned(segment, &retention))
-                .map(|segment| segment.meta().number)
-                .collect();
-            if !dead.is_empty() {
-                return Some(Task::Discard(*collection, dead));
-            }
-            let policy = Policy {
-                fan_in: self.config.merge_fan_in.max(2),
-                inputs_max: self.config.merge_inputs_max.max(2),
-                horizon: retention.horizon,
-            };
-            let candidates: Vec<Candidate> =
-                segments.iter().map(|segment| candidate(segment, &retention)).collect();
-            let inputs = segments.get(policy.pick(&candidates)?)?;
-            Some(Task::Merge(*collection, inputs.to_vec()))
+        state.runs.iter().find_map(|(collection, runs)| {
+            let dead = runs.files().filter(|segment| is_orphaned(segment, &retention));
+            let dead: Vec<u64> = dead.map(|segment| segment.meta().number).collect();
+            (!dead.is_empty()).then_some((*collection, dead))
         })
     }
 
-    /// Deletes segments whose entries are all dead.
-    async fn discard(&self, collection: CollectionId, numbers: Vec<u64>) -> Result<()> {
-        let retention = self.state.borrow().retention();
-        self.replace(collection, numbers, None, &retention).await
-    }
-
-    /// Makes one segment of neighbours, without what nobody can see.
-    async fn merge(&self, collection: CollectionId, inputs: &[Rc<Segment<E>>]) -> Result<()> {
-        let (spec, mask, retention, bottom) = {
-            let state = self.state.borrow();
-            let spec = state.collection(collection)?.clone();
-            let mask = state.masks.get(spec.scope);
-            let oldest = state.segments_of(collection).first().map(|segment| segment.meta().number);
-            let bottom = oldest == inputs.first().map(|segment| segment.meta().number);
-            (spec, mask, state.retention(), bottom)
-        };
-        let sources = inputs.iter().map(|segment| {
-            let options = CursorOptions { cache: None, read_ahead_bytes: READ_AHEAD_BYTES };
-            let (env, segment) = (self.env.clone(), Rc::clone(segment));
-            Source::from(SegmentCursor::new(env, segment, KeyRange::all(), Direction::Forward, options))
+    /// The merges that should begin. A collection has at most one beside a descent.
+    fn plan(&self, jobs: &VecDeque<Job>) -> Vec<Job> {
+        let state = self.state.borrow();
+        let retention = state.retention();
+        let has_merge =
+            |collection| jobs.iter().any(|job| job.collection == collection && job.target != Target::Bottom);
+        let collections = state.runs.iter().filter(|(collection, _)| !has_merge(**collection));
+        let planned = collections.filter_map(|(collection, runs)| {
+            let spec = state.catalog.get(*collection)?;
+            let is_busy = |file: &Rc<Segment<E>>| {
+                let number = file.meta().number;
+                jobs.iter().any(|job| job.collection == *collection && job.inputs.contains(&number))
+            };
+            let mut idle = runs.files().filter(|file| !is_busy(file));
+            if let Some(dead) = idle.find(|file| dead_ranges(file, &retention).next().is_some()) {
+                let SegmentMeta { place, number, .. } = dead.meta();
+                return Some(Job::new(*collection, Target::InPlace(*place), vec![*number]));
+            }
+            let wants_all = self.compaction_wanted.get();
+            let policy = Policy::new(&self.config, spec.layout, retention.horizon, wants_all);
+            let candidate = |run: &Run<E>| Candidate {
+                bytes: run.bytes(),
+                seqs: run.seqs(),
+                is_bottom: run.is_bottom(),
+                is_busy: run.files().iter().any(is_busy),
+            };
+            let candidates: Vec<Candidate> = runs.as_slice().iter().map(candidate).collect();
+            Some(job_of(*collection, runs, policy.pick(&candidates)?))
         });
-        let mut cursor = MergeCursor::new(sources.collect(), Direction::Forward);
-        let retain = retention.of(spec.history, bottom);
-        let output = self.write_merged(&spec, &mut cursor, &mask, &retain).await?;
-        let heights = inputs.iter().map(|segment| segment.meta());
-        let lowest = heights.clone().map(|meta| meta.height_min).min().unwrap_or_default();
-        let highest = heights.map(|meta| meta.height_max).max().unwrap_or_default();
-        let added = match output {
-            Some(builder) => Some(builder.finish((lowest, highest)).await?),
-            None => None,
-        };
-        let removed = inputs.iter().map(|segment| segment.meta().number).collect();
-        self.replace(collection, removed, added, &retention).await
+        planned.collect()
     }
 
-    async fn write_merged(
-        &self,
-        spec: &CollectionSpec,
-        cursor: &mut MergeCursor<E>,
-        mask: &Mask,
-        retain: &Retain<'_>,
-    ) -> Result<Option<SegmentBuilder<E>>> {
-        let mut output: Option<SegmentBuilder<E>> = None;
-        let mut group = KeyVersions::default();
-        let mut heads = Vec::new();
-        let mut slice_began = self.env.now();
-        while cursor.next_key(&mut group).await? {
-            heads.clear();
-            heads.extend(
-                group
-                    .versions
-                    .iter()
-                    .map(|version| VersionHead { seq: version.seq, tombstone: version.value.is_none() }),
-            );
-            let kept = retained(&heads, mask, retain);
-            for (version, _) in group.versions.iter().zip(kept).filter(|(_, kept)| *kept) {
-                if output.is_none() {
-                    output = Some(self.begin_segment(spec.id).await?);
-                }
-                if let Some(output) = &mut output {
-                    output.add(&group.key, version.seq, version.value.as_deref()).await?;
-                }
-            }
-            if self.env.now().saturating_sub(slice_began) >= SLICE {
-                self.env.yield_now().await;
-                slice_began = self.env.now();
-            }
-        }
-        Ok(output)
+    /// Flushes everything that has been applied, and merges all that is final as far as it goes.
+    pub(super) async fn compact_on_request(self: Rc<Self>, reply: ReplySender<Result<()>>) {
+        reply.send(self.compact_everything().await);
     }
 
-    /// Puts a segment, or none, in the place of others: durably in the manifest first, then for readers, then the
-    /// files go.
-    async fn replace(
-        &self,
-        collection: CollectionId,
-        removed: Vec<u64>,
-        added: Option<SegmentMeta>,
-        retention: &Retention,
-    ) -> Result<()> {
-        if added.is_some() && !active(Mutant::SkipDirectorySync) {
-            self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
-        }
-        let added: Vec<SegmentMeta> = added.into_iter().collect();
-        let draw_up = || {
-            let state = self.state.borrow();
-            Edit {
-                added: added.clone(),
-                removed: removed.clone(),
-                flushed: None,
-                rollbacks: None,
-                horizon: Some(state.progress.horizon),
-                catalog: None,
-                next_segment: state.next_segment,
+    async fn compact_everything(&self) -> Result<()> {
+        self.flush_everything().await?;
+        self.compaction_wanted.set(true);
+        self.work.raise();
+        loop {
+            let mark = self.segments_changed.mark();
+            if let Some(failure) = self.failure() {
+                return Err(failure);
             }
-        };
-        self.writer().manifest.apply(draw_up).await?;
-        let segments = self.open_segments(added, retention).await?;
-        {
-            let mut state = self.state.borrow_mut();
-            let mut stats = self.stats.borrow_mut();
-            stats.merges += 1;
-            stats.merge_bytes += segments.iter().map(|segment| segment.meta().file_bytes).sum::<u64>();
-            state.replace_segments(collection, &removed, segments);
-            state.forget_rollbacks();
-            state.remask();
+            if !self.compaction_wanted.get() {
+                return Ok(());
+            }
+            self.segments_changed.raised_since(mark).await;
         }
-        for number in removed {
-            self.env.remove(self.home.file_name(number)).await?;
-        }
-        self.segments_changed.raise();
-        Ok(())
     }
 }
 
-/// What the policy knows of a segment.
-fn candidate<E: Env>(segment: &Rc<Segment<E>>, retention: &Retention) -> Candidate {
-    let meta = segment.meta();
-    Candidate {
-        bytes: meta.file_bytes,
-        seq_max: meta.seq_max,
-        has_dead: dead_ranges(segment, retention).next().is_some(),
-    }
+fn job_of<E: Env>(collection: CollectionId, runs: &Runs<E>, choice: Choice) -> Job {
+    let (range, is_descent) = match choice {
+        Choice::Merge(range) => (range, false),
+        Choice::Descend(end) => (0..end, true),
+    };
+    let inputs = runs.as_slice().get(range).unwrap_or_default();
+    let level = inputs.iter().map(|run| run.place().level).max().unwrap_or(Level::FLUSHED);
+    let target = if is_descent { Target::Bottom } else { Target::NewRun(level.above()) };
+    let files = inputs.iter().flat_map(|run| run.files());
+    Job::new(collection, target, files.map(|file| file.meta().number).collect())
 }
 
 /// Whether everything in a segment has been killed and nobody can see it.

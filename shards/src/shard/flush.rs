@@ -18,7 +18,7 @@ use crate::message::Event;
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
 use crate::segment::{Segment, SegmentBuilder, SegmentConfig};
-use crate::segment_meta::SegmentMeta;
+use crate::segment_meta::{Place, SegmentMeta};
 use crate::visibility::Mask;
 
 use super::Shard;
@@ -159,9 +159,11 @@ impl<E: Env> Shard<E> {
     ) -> Result<()> {
         let segments = self.open_segments(added, retention).await?;
         let mut state = self.state.borrow_mut();
-        for segment in segments {
-            self.stats.borrow_mut().flush_bytes += segment.meta().file_bytes;
-            state.replace_segments(segment.meta().collection, &[], [segment]);
+        self.stats.borrow_mut().flush_bytes +=
+            segments.iter().map(|segment| segment.meta().file_bytes).sum::<u64>();
+        for added in segments.chunk_by(|a, b| a.meta().collection == b.meta().collection) {
+            let Some(first) = added.first() else { continue };
+            state.replace_segments(first.meta().collection, &[], added.iter().cloned());
         }
         let done = state.frozen.pop_front();
         assert!(done.is_some_and(|done| Rc::ptr_eq(&done, frozen)), "memtables are flushed in order");
@@ -199,17 +201,18 @@ impl<E: Env> Shard<E> {
             let state = self.state.borrow();
             let spec = state.collection(collection)?.clone();
             let mask = state.masks.get(spec.scope);
-            (spec, mask, state.segments_of(collection).is_empty())
+            (spec, mask, state.runs_of(collection).is_empty())
         };
-        let mut output = Output { shard: self, spec: &spec, horizon: retention.horizon, parts: [None, None] };
+        let horizon = retention.horizon;
+        let mut output = Output { shard: self, spec: &spec, horizon, parts: Default::default() };
         let mut after: Option<Box<[u8]>> = None;
         let mut slice_began = self.env.now();
         loop {
             let keys = copy_keys(&memtable.borrow(), collection, after.as_deref());
             let Some((last, _)) = keys.last() else { break };
             after = Some(last.clone());
-            for (key, versions) in &keys {
-                output.add(key, versions, &mask, &retention.of(spec.history, bottom)).await?;
+            for key in &keys {
+                output.add(memtable, key, &mask, &retention.of(spec.history, bottom)).await?;
             }
             if self.env.now().saturating_sub(slice_began) >= SLICE {
                 self.env.yield_now().await;
@@ -255,23 +258,36 @@ impl Retention {
     }
 }
 
-/// The segments that one collection's part of a memtable becomes: at or below the horizon, and above it.
+/// One run that a flush writes.
+struct Part<E: Env> {
+    open: Option<(SegmentBuilder<E>, Seq, Seq)>,
+    done: Vec<SegmentMeta>,
+}
+
+impl<E: Env> Default for Part<E> {
+    fn default() -> Self {
+        Self { open: None, done: Vec::new() }
+    }
+}
+
+/// The runs that one collection's part of a memtable becomes: at or below the horizon, and above it.
 struct Output<'a, E: Env> {
     shard: &'a Shard<E>,
     spec: &'a CollectionSpec,
     horizon: Seq,
-    parts: [Option<(SegmentBuilder<E>, Seq, Seq)>; 2],
+    parts: [Part<E>; 2],
 }
 
 impl<E: Env> Output<'_, E> {
     /// Adds what must be kept of a key. Versions come oldest first.
     async fn add(
         &mut self,
-        key: &[u8],
-        versions: &[Version],
+        memtable: &Rc<RefCell<Memtable>>,
+        (key, versions): &KeyVersions,
         mask: &Mask,
         retain: &Retain<'_>,
     ) -> Result<()> {
+        self.end_full(memtable).await?;
         let heads: Vec<VersionHead> = versions
             .iter()
             .rev()
@@ -280,12 +296,12 @@ impl<E: Env> Output<'_, E> {
         let kept = retained(&heads, mask, retain);
         for (version, _) in versions.iter().rev().zip(kept).filter(|(_, kept)| *kept) {
             let part = usize::from(version.seq > self.horizon);
-            let Some(place) = self.parts.get_mut(part) else { continue };
-            if place.is_none() {
+            let Some(Part { open, .. }) = self.parts.get_mut(part) else { continue };
+            if open.is_none() {
                 let builder = self.shard.begin_segment(self.spec.id).await?;
-                *place = Some((builder, version.seq, version.seq));
+                *open = Some((builder, version.seq, version.seq));
             }
-            if let Some((builder, seq_min, seq_max)) = place {
+            if let Some((builder, seq_min, seq_max)) = open {
                 *seq_min = version.seq.min(*seq_min);
                 *seq_max = version.seq.max(*seq_max);
                 builder.add(key, version.seq, version.value.as_deref()).await?;
@@ -294,13 +310,36 @@ impl<E: Env> Output<'_, E> {
         Ok(())
     }
 
+    /// Ends files that are full: the next key goes on in another one.
+    async fn end_full(&mut self, memtable: &Rc<RefCell<Memtable>>) -> Result<()> {
+        let bytes_max = self.shard.config.segment_bytes_max;
+        for part in &mut self.parts {
+            if part.open.as_ref().is_some_and(|(builder, ..)| builder.bytes_so_far() >= bytes_max) {
+                part.end(memtable).await?;
+            }
+        }
+        Ok(())
+    }
+
     async fn finish(self, memtable: &Rc<RefCell<Memtable>>) -> Result<Vec<SegmentMeta>> {
         let mut metas = Vec::new();
-        for (builder, seq_min, seq_max) in self.parts.into_iter().flatten() {
-            let heights = memtable.borrow().heights(seq_min, seq_max);
-            let heights = heights.unwrap_or((Height::default(), Height::default()));
-            metas.push(builder.finish(heights).await?);
+        for mut part in self.parts {
+            part.end(memtable).await?;
+            metas.append(&mut part.done);
         }
         Ok(metas)
+    }
+}
+
+impl<E: Env> Part<E> {
+    /// Ends the file that is being written, if one is.
+    async fn end(&mut self, memtable: &Rc<RefCell<Memtable>>) -> Result<()> {
+        let Some((builder, seq_min, seq_max)) = self.open.take() else { return Ok(()) };
+        let heights = memtable.borrow().heights(seq_min, seq_max);
+        let heights = heights.unwrap_or((Height::default(), Height::default()));
+        let meta = builder.finish(heights).await?;
+        let run = self.done.first().map_or(meta.number, |first| first.number);
+        self.done.push(SegmentMeta { place: Place { run, ..meta.place }, ..meta });
+        Ok(())
     }
 }

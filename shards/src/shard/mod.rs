@@ -11,6 +11,7 @@ mod apply;
 mod commit_log;
 mod compact;
 mod flush;
+mod job;
 mod policy;
 mod read;
 mod recover;
@@ -108,6 +109,8 @@ struct Shard<E: Env> {
     closing: Cell<bool>,
     /// Somebody wants everything flushed, not only what is full or old.
     flush_wanted: Cell<bool>,
+    /// Somebody wants everything final merged into the bottom runs, whatever that costs.
+    compaction_wanted: Cell<bool>,
     stats: RefCell<ShardStats>,
 }
 
@@ -193,9 +196,9 @@ impl<E: Env> Shard<E> {
         stats.cache_misses = self.cache.misses();
         stats.rollbacks = to_u64(state.rollbacks.len());
         stats.segments = state
-            .segments
+            .runs
             .values()
-            .flat_map(|segments| segments.iter())
+            .flat_map(|runs| runs.files())
             .map(|segment| state.describe(segment))
             .collect();
         stats
@@ -215,6 +218,7 @@ impl<E: Env> State<E> {
         SegmentStats {
             collection: meta.collection,
             number: meta.number,
+            level: meta.place.level,
             state,
             file_bytes: meta.file_bytes,
             entries: meta.entries,

@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Seq};
 use crate::message::{GetRequest, Value};
 use crate::mutants::read_delay;
+use crate::run::Runs;
 use crate::segment::{Lookup as Find, Page, PageNo, Segment};
 
 use super::Shard;
@@ -30,10 +31,11 @@ struct Seek<E: Env> {
     /// Which key of the request.
     at: usize,
     hash: u64,
-    segments: Rc<Vec<Rc<Segment<E>>>>,
-    /// The segment to look into. Those above it have been looked at, and it as well if no page is named.
+    runs: Rc<Runs<E>>,
+    /// The run to look into. Those above it have been looked at, and it as well if no page is named.
     position: usize,
-    page: Option<PageNo>,
+    /// The file of that run and the page to look into.
+    page: Option<(Rc<Segment<E>>, PageNo)>,
     /// Another seek that waits for the same page.
     also: Option<usize>,
 }
@@ -141,10 +143,10 @@ impl<E: Env> Shard<E> {
                 continue;
             }
             values.push(None);
-            if let Some(segments) = state.segments.get(collection) {
+            if let Some(runs) = state.runs.get(collection) {
                 let hash = self.filter_key.hash(key);
-                let segments = Rc::clone(segments);
-                let mut seek = Seek { at, hash, position: segments.len(), segments, page: None, also: None };
+                let (runs, position) = (Rc::clone(runs), runs.as_slice().len());
+                let mut seek = Seek { at, hash, position, runs, page: None, also: None };
                 if seeks.len() >= LOCATED_FIRST || seek.locate(key, view) {
                     seeks.push(seek);
                 }
@@ -249,8 +251,7 @@ impl<E: Env> Shard<E> {
         lookup: &Lookup<E>,
         seek: usize,
     ) -> Option<impl Future<Output = Arrived<E>> + use<'a, E>> {
-        let seek = lookup.seeks.get(seek)?;
-        let (segment, page) = (Rc::clone(seek.segments.get(seek.position)?), seek.page?);
+        let (segment, page) = lookup.seeks.get(seek)?.page.clone()?;
         let id = (segment.meta().number, page);
         Some(async move {
             let page = segment.fetch_page(&self.env, page).await;
@@ -260,15 +261,17 @@ impl<E: Env> Shard<E> {
 }
 
 impl<E: Env> Seek<E> {
-    /// Goes to the newest segment below the one that was looked at that may hold the key; tells whether there is one.
+    /// Goes to the newest run below the one that was looked at that may hold the key; tells whether there is one.
     fn locate(&mut self, key: &[u8], view: Seq) -> bool {
-        let older = self.segments.get(..self.position).unwrap_or_default();
+        let older = self.runs.as_slice().get(..self.position).unwrap_or_default();
         let mut newest_first = older.iter().enumerate().rev();
-        let found = newest_first.find_map(|(position, segment)| {
-            segment.candidate(key, self.hash, view).map(|page| (position, page))
+        let found = newest_first.find_map(|(position, run)| {
+            let file = run.file_for(key, view)?;
+            let page = file.candidate(key, self.hash, view)?;
+            Some((position, Rc::clone(file), page))
         });
-        let Some((position, page)) = found else { return false };
-        (self.position, self.page) = (position, Some(page));
+        let Some((position, file, page)) = found else { return false };
+        (self.position, self.page) = (position, Some((file, page)));
         true
     }
 }
@@ -281,15 +284,15 @@ impl<E: Env> Lookup<E> {
         if seek.page.is_none() && !seek.locate(key, self.view) {
             return None;
         }
-        Some((seek.segments.get(seek.position)?.meta().number, seek.page?))
+        let (segment, page) = seek.page.as_ref()?;
+        Some((segment.meta().number, *page))
     }
 
     /// Looks into the page that a seek needs. Tells whether the key has been found.
     fn look_into(&mut self, at: usize, page: &Page) -> Result<bool> {
         let Some(seek) = self.seeks.get_mut(at) else { return Ok(false) };
         let Some((_, key)) = self.keys.get(seek.at) else { return Ok(false) };
-        let Some(segment) = seek.segments.get(seek.position) else { return Ok(false) };
-        let next = seek.page.take().map(PageNo::next);
+        let Some((segment, page_no)) = seek.page.take() else { return Ok(false) };
         match page.find(key, self.view, &segment.mask())? {
             Find::Found(_, value) => {
                 if let Some(place) = self.values.get_mut(seek.at) {
@@ -297,7 +300,10 @@ impl<E: Env> Lookup<E> {
                 }
                 return Ok(true);
             }
-            Find::NextPage => seek.page = next.filter(|next| segment.goes_on_with(*next, key)),
+            Find::NextPage => {
+                let next = page_no.next();
+                seek.page = segment.goes_on_with(next, key).then_some((segment, next));
+            }
             Find::Absent => {}
         }
         Ok(false)

@@ -19,6 +19,7 @@ use crate::ids::{CollectionId, Term};
 use crate::log::{Frame, Identity};
 use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
 use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
+use crate::run::Runs;
 use crate::segment::{FilterKey, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::ShardStats;
@@ -44,7 +45,7 @@ pub(super) struct Recovery<E: Env> {
     identity: Identity,
     manifest: RecoveredManifest,
     wal: wal::Recovered,
-    segments: BTreeMap<CollectionId, Vec<Rc<Segment<E>>>>,
+    runs: BTreeMap<CollectionId, Rc<Runs<E>>>,
 }
 
 /// Reads what a shard has on disk. Changes nothing.
@@ -60,10 +61,16 @@ pub(super) async fn recover<E: Env>(env: &E, identity: Identity) -> Result<Recov
         let segment = Segment::open(env, home_of(identity), meta.clone(), mask).await?;
         segments.entry(meta.collection).or_default().push(segment);
     }
-    for segments in segments.values_mut() {
-        segments.sort_by_key(|segment| segment.meta().seq_min);
+    let mut runs = BTreeMap::new();
+    for (collection, segments) in segments {
+        let sorted = Runs::new(segments);
+        if !sorted.are_sound() {
+            let what = format!("the segments of collection {collection} overlap");
+            return Err(Error::corruption(manifest.newest_file(), 0, what));
+        }
+        runs.insert(collection, Rc::new(sorted));
     }
-    Ok(Recovery { identity, manifest, wal, segments })
+    Ok(Recovery { identity, manifest, wal, runs })
 }
 
 impl<E: Env> Recovery<E> {
@@ -90,8 +97,8 @@ impl<E: Env> Recovery<E> {
         events: Sender<Event>,
         order: GoOn,
     ) -> Result<Shard<E>> {
-        let Self { identity, manifest, wal, segments } = self;
-        let mut state = initial_state(&manifest.state, segments);
+        let Self { identity, manifest, wal, runs } = self;
+        let mut state = initial_state(&manifest.state, runs);
         let (cut, writer, frames) = match order {
             GoOn::ReadOnly(cut) => {
                 let mut frames = wal.frames;
@@ -129,15 +136,13 @@ impl<E: Env> Recovery<E> {
             segments_changed: Signal::default(),
             closing: Cell::new(false),
             flush_wanted: Cell::new(false),
+            compaction_wanted: Cell::new(false),
             stats: RefCell::new(ShardStats { shard: identity.shard, ..ShardStats::default() }),
         })
     }
 }
 
-fn initial_state<E: Env>(
-    manifest: &ManifestState,
-    segments: BTreeMap<CollectionId, Vec<Rc<Segment<E>>>>,
-) -> State<E> {
+fn initial_state<E: Env>(manifest: &ManifestState, runs: BTreeMap<CollectionId, Rc<Runs<E>>>) -> State<E> {
     let mut state = State::new(
         manifest.catalog.clone(),
         manifest.rollbacks.clone(),
@@ -145,8 +150,7 @@ fn initial_state<E: Env>(
         manifest.flushed,
         manifest.next_segment,
     );
-    state.segments =
-        segments.into_iter().map(|(collection, segments)| (collection, Rc::new(segments))).collect();
+    state.runs = runs;
     state
 }
 

@@ -8,7 +8,8 @@ use crate::error::{Error, Result};
 use crate::memtable::MemtableCursor;
 use crate::merge::{MergeCursor, Source};
 use crate::message::{ScanPage, ScanRequest};
-use crate::segment::{CursorOptions, SegmentCursor};
+use crate::run::RunCursor;
+use crate::segment::CursorOptions;
 
 use super::Shard;
 
@@ -36,13 +37,14 @@ impl<E: Env> Shard<E> {
                     request.direction,
                 ))
             });
-            let segments = state.segments_of(request.collection);
-            let seen = segments.iter().rev().filter(|segment| segment.meta().seq_min <= request.view);
-            let segments = seen.map(|segment| {
+            let runs = state.runs_of(request.collection);
+            let newest_first = runs.as_slice().iter().rev();
+            let segments = newest_first.filter(|run| run.seqs().0 <= request.view).map(|run| {
                 let options = CursorOptions { cache: Some(Rc::clone(&self.cache)), read_ahead_bytes: 0 };
-                let (segment, range) = (Rc::clone(segment), request.range.clone());
-                Source::from(SegmentCursor::new(self.env.clone(), segment, range, request.direction, options))
+                let (env, range) = (self.env.clone(), request.range.clone());
+                RunCursor::new(env, run.files(), range, request.direction, options)
             });
+            let segments = segments.filter(|cursor| !cursor.is_empty()).map(Source::from);
             (memtables.chain(segments).collect::<Vec<_>>(), mask)
         };
         let mut cursor = MergeCursor::new(sources, request.direction);

@@ -16,6 +16,7 @@ use crate::log::{Frame, FrameKind};
 use crate::memtable::Memtable;
 use crate::message::{Horizon, Pins, Progress};
 use crate::ops;
+use crate::run::Runs;
 use crate::segment::Segment;
 use crate::visibility::{Mask, Rollback, Scope};
 
@@ -67,8 +68,8 @@ pub(crate) struct State<E: Env> {
     /// When the active memtable got its first entry.
     pub(crate) active_since: Duration,
     pub(crate) frozen: VecDeque<Rc<Frozen>>,
-    /// Segments of each collection, oldest entries first. Their ranges of numbers do not overlap.
-    pub(crate) segments: BTreeMap<CollectionId, Rc<Vec<Rc<Segment<E>>>>>,
+    /// The runs of each collection.
+    pub(crate) runs: BTreeMap<CollectionId, Rc<Runs<E>>>,
     pub(crate) next_segment: u64,
     pub(crate) failed: Option<Error>,
 }
@@ -132,7 +133,7 @@ impl<E: Env> State<E> {
             active: Rc::default(),
             active_since: Duration::ZERO,
             frozen: VecDeque::new(),
-            segments: BTreeMap::new(),
+            runs: BTreeMap::new(),
             next_segment,
             failed: None,
         }
@@ -195,9 +196,9 @@ impl<E: Env> State<E> {
     /// Gives every segment the mask that the rollbacks make.
     pub(crate) fn remask(&mut self) {
         self.masks = Masks::new(&self.rollbacks);
-        for (collection, segments) in &self.segments {
+        for (collection, runs) in &self.runs {
             let Some(spec) = self.catalog.get(*collection) else { continue };
-            for segment in segments.iter() {
+            for segment in runs.files() {
                 let meta = segment.meta();
                 let rollbacks = self.rollbacks.iter().filter(|rollback| !segment.is_clean_of(rollback.seq));
                 let rollbacks: Vec<Rollback> = rollbacks.copied().collect();
@@ -214,9 +215,9 @@ impl<E: Env> State<E> {
             rollback.seq > self.flushed
                 || rollback.seq > self.progress.cut
                 || memory_min < rollback.seq
-                || self.segments.iter().any(|(collection, segments)| {
+                || self.runs.iter().any(|(collection, runs)| {
                     let scope = self.catalog.get(*collection).map_or(Scope::Chain, |spec| spec.scope);
-                    segments.iter().any(|segment| {
+                    runs.files().any(|segment| {
                         let meta = segment.meta();
                         !segment.is_clean_of(rollback.seq)
                             && !Mask::for_range(&[**rollback], scope, meta.seq_min, meta.seq_max).is_empty()
@@ -262,28 +263,24 @@ impl<E: Env> State<E> {
         self.memtables().map(|memtable| memtable.borrow().bytes()).sum()
     }
 
-    /// The segments of a collection, oldest first.
-    pub(crate) fn segments_of(&self, collection: CollectionId) -> Rc<Vec<Rc<Segment<E>>>> {
-        self.segments.get(&collection).cloned().unwrap_or_default()
+    /// The runs of a collection.
+    pub(crate) fn runs_of(&self, collection: CollectionId) -> Rc<Runs<E>> {
+        self.runs.get(&collection).cloned().unwrap_or_default()
     }
 
-    /// Puts `added` in the place of the segments with the `removed` numbers, or after all others.
+    /// Takes the segments with the `removed` numbers out of a collection and puts `added` in. Readers that have begun
+    /// keep what they have.
     pub(crate) fn replace_segments(
         &mut self,
         collection: CollectionId,
         removed: &[u64],
         added: impl IntoIterator<Item = Rc<Segment<E>>>,
     ) {
-        let segments = self.segments.entry(collection).or_default();
-        let segments = Rc::make_mut(segments);
-        segments.retain(|segment| !removed.contains(&segment.meta().number));
-        segments.extend(added);
-        segments.sort_by_key(|segment| segment.meta().seq_min);
-        let apart = segments.windows(2).all(|pair| match pair {
-            [older, newer] => older.meta().seq_max < newer.meta().seq_min,
-            _ => true,
-        });
-        assert!(apart, "segments of a collection have ranges of numbers that do not overlap");
+        let before = self.runs_of(collection);
+        let kept = before.files().filter(|segment| !removed.contains(&segment.meta().number)).cloned();
+        let after = Runs::new(kept.chain(added));
+        assert!(after.are_sound(), "the keys of two files of a run do not overlap");
+        self.runs.insert(collection, Rc::new(after));
     }
 
     /// What flushes and merges may drop.

@@ -61,6 +61,9 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup.settings.memtables_frozen_max = rng.index(3);
     setup.settings.wal_file_bytes = 4096 * (2 + rng.below(12));
     setup.settings.merge_fan_in = 2 + rng.index(3);
+    setup.settings.segment_bytes_max = 4096 << rng.below(5);
+    setup.settings.young_runs_max = 1 + rng.index(6);
+    setup.settings.bottom_ratio_percent = [5, 40, 200][rng.index(3)];
     setup.settings.cache_bytes = 4096 << rng.below(5);
     if rng.coin() {
         setup.settings.memtable_age_max = Duration::from_millis(300);

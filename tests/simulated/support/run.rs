@@ -41,6 +41,9 @@ impl Setup {
             segment_write_bytes: 8 << 10,
             merge_fan_in: 3,
             merge_inputs_max: 6,
+            segment_bytes_max: 5 << 10,
+            append_run_bytes_max: 60 << 10,
+            young_runs_max: 4,
             mailbox_len_max: 64,
             reads_in_flight_max: 64,
             ..ShardConfig::default()

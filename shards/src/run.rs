@@ -1,0 +1,227 @@
+//! Sorted runs: the segments of a collection as readers and merges see them.
+//!
+//! A run is one or more files whose keys do not overlap, in the order of keys. Runs stand from the oldest to the newest:
+//! for every key, what an older run holds is older than what a newer one holds. The bottom run is the oldest, whatever
+//! numbers its entries have: while a merge moves entries down to it, key by key, they leave the runs above at the same
+//! moment.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use op_engine_io::Env;
+
+use crate::error::Result;
+use crate::ids::Seq;
+use crate::range::{Direction, KeyRange};
+use crate::segment::{CursorOptions, EntryRef, PageNo, Segment, SegmentCursor, Step};
+use crate::segment_meta::{Level, Place};
+use crate::visibility::Mask;
+
+/// Files whose keys do not overlap.
+pub struct Run<E: Env> {
+    place: Place,
+    /// At least one, by ascending keys.
+    files: Vec<Rc<Segment<E>>>,
+    seqs: (Seq, Seq),
+    bytes: u64,
+}
+
+impl<E: Env> Run<E> {
+    fn new(mut files: Vec<Rc<Segment<E>>>) -> Option<Self> {
+        let place = files.first()?.meta().place;
+        files.sort_by(|a, b| a.meta().key_min.cmp(&b.meta().key_min));
+        let metas = || files.iter().map(|file| file.meta());
+        let lowest = metas().map(|meta| meta.seq_min).min()?;
+        let highest = metas().map(|meta| meta.seq_max).max()?;
+        let bytes = metas().map(|meta| meta.file_bytes).sum();
+        Some(Self { place, files, seqs: (lowest, highest), bytes })
+    }
+
+    /// Where it stands.
+    #[must_use]
+    pub fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Whether it holds the oldest versions of all keys.
+    #[must_use]
+    pub fn is_bottom(&self) -> bool {
+        self.place.level == Level::BOTTOM
+    }
+
+    /// Its files, by ascending keys.
+    #[must_use]
+    pub fn files(&self) -> &[Rc<Segment<E>>] {
+        &self.files
+    }
+
+    /// The lowest and the highest number of an entry.
+    #[must_use]
+    pub fn seqs(&self) -> (Seq, Seq) {
+        self.seqs
+    }
+
+    /// The bytes of its files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Whether the keys of its files do not overlap.
+    fn is_sound(&self) -> bool {
+        self.files.windows(2).all(|pair| match pair {
+            [lower, higher] => lower.meta().key_max < higher.meta().key_min,
+            _ => true,
+        })
+    }
+
+    /// The only file that may hold a version of a key that a view sees.
+    #[must_use]
+    pub fn file_for(&self, key: &[u8], view: Seq) -> Option<&Rc<Segment<E>>> {
+        let after = self.files.partition_point(|file| file.meta().key_min.as_slice() <= key);
+        self.files.get(after.checked_sub(1)?).filter(|file| file.covers(key, view))
+    }
+}
+
+impl<E: Env> std::fmt::Debug for Run<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run").field("place", &self.place).field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+/// All runs of a collection on a shard, oldest first.
+#[derive(Debug)]
+pub struct Runs<E: Env>(Vec<Run<E>>);
+
+impl<E: Env> Runs<E> {
+    /// Sorts segments into runs.
+    #[must_use]
+    pub fn new(segments: impl IntoIterator<Item = Rc<Segment<E>>>) -> Self {
+        let mut segments: Vec<_> = segments.into_iter().collect();
+        let run_of = |segment: &Rc<Segment<E>>| match segment.meta().place {
+            // The files of the bottom come from many merges.
+            Place { level: Level::BOTTOM, .. } => 0,
+            Place { run, .. } => run,
+        };
+        segments.sort_by_key(run_of);
+        let files = segments.chunk_by(|a, b| run_of(a) == run_of(b));
+        let mut runs: Vec<Run<E>> = files.filter_map(|files| Run::new(files.to_vec())).collect();
+        runs.sort_by_key(|run| (!run.is_bottom(), run.seqs.0, run.place.run));
+        Self(runs)
+    }
+
+    /// The runs, oldest first.
+    #[must_use]
+    pub fn as_slice(&self) -> &[Run<E>] {
+        &self.0
+    }
+
+    /// All files.
+    pub fn files(&self) -> impl Iterator<Item = &Rc<Segment<E>>> {
+        self.0.iter().flat_map(|run| &run.files)
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether the keys of the files of each run do not overlap. Else segments have been lost or invented.
+    #[must_use]
+    pub fn are_sound(&self) -> bool {
+        self.0.iter().all(Run::is_sound)
+    }
+}
+
+impl<E: Env> Default for Runs<E> {
+    fn default() -> Self {
+        Self(Vec::new())
+    }
+}
+
+/// Goes through a range of a run in either direction, one file after the other.
+pub struct RunCursor<E: Env> {
+    env: E,
+    /// Those that are still to come, in the order of the direction.
+    files: VecDeque<Rc<Segment<E>>>,
+    current: Option<SegmentCursor<E>>,
+    range: KeyRange,
+    direction: Direction,
+    options: CursorOptions,
+}
+
+impl<E: Env> RunCursor<E> {
+    /// Before the first entry of a range of files that are in the order of their keys and do not overlap.
+    #[must_use]
+    pub fn new<'a>(
+        env: E,
+        files: impl IntoIterator<Item = &'a Rc<Segment<E>>>,
+        range: KeyRange,
+        direction: Direction,
+        options: CursorOptions,
+    ) -> Self
+    where
+        E: 'a,
+    {
+        let mut files: VecDeque<_> =
+            files.into_iter().filter(|file| file.overlaps(&range)).map(Rc::clone).collect();
+        if direction == Direction::Backward {
+            files.make_contiguous().reverse();
+        }
+        Self { env, files, current: None, range, direction, options }
+    }
+
+    /// Whether no file has a part of the range.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.files.is_empty() && self.current.is_none()
+    }
+
+    /// Goes to the next entry if that takes no I/O.
+    ///
+    /// # Errors
+    /// If a page is damaged.
+    pub fn step(&mut self) -> Result<Step> {
+        loop {
+            if let Some(current) = &mut self.current {
+                match current.step()? {
+                    Step::End => self.current = None,
+                    step => return Ok(step),
+                }
+            }
+            let Some(next) = self.files.pop_front() else { return Ok(Step::End) };
+            let (env, range, options) = (self.env.clone(), self.range.clone(), self.options.clone());
+            self.current = Some(SegmentCursor::new(env, next, range, self.direction, options));
+        }
+    }
+
+    /// Reads the page that [`RunCursor::step`] asked for.
+    ///
+    /// # Errors
+    /// If it cannot be read or is damaged.
+    pub async fn load(&mut self, page: PageNo) -> Result<()> {
+        match &mut self.current {
+            Some(current) => current.load(page).await,
+            None => Ok(()),
+        }
+    }
+
+    /// The entry that the cursor is at.
+    #[must_use]
+    pub fn entry(&self) -> Option<EntryRef<'_>> {
+        self.current.as_ref()?.entry()
+    }
+
+    /// The mask of the file that the cursor is in.
+    #[must_use]
+    pub fn mask(&self) -> Option<&Mask> {
+        Some(self.current.as_ref()?.mask())
+    }
+}
+
+impl<E: Env> std::fmt::Debug for RunCursor<E> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunCursor").field("current", &self.current).finish_non_exhaustive()
+    }
+}

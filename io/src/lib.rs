@@ -15,6 +15,7 @@ mod error;
 pub mod hardware;
 pub mod mailbox;
 pub mod num;
+mod patience;
 pub mod real;
 mod reply;
 pub mod sim;

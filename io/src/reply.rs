@@ -1,10 +1,14 @@
 //! One answer to one request, awaited on any runtime or by a blocked thread.
 
+use std::cell::Cell;
 use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, Waker};
+use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
+
+use crate::patience::{Patience, look_for};
 
 /// The asked side has gone without answering: its shard or service has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +61,35 @@ impl<T> Future for Reply<T> {
     }
 }
 
-/// Runs a future on the calling thread, which sleeps while the future waits. Never call it on a shard's thread.
+/// How long a thread looks for an answer before it sleeps, if its last answers came soon.
+const SPIN_MAX: Duration = Duration::from_micros(40);
+
+thread_local! {
+    static PATIENCE: Cell<Patience> = const { Cell::new(Patience::NONE) };
+}
+
+/// Runs a future on the calling thread, which sleeps while the future waits; if the last waits of this thread were
+/// brief, it looks for the answer a little before. Never call it on a shard's thread.
 pub fn block_on<F: Future>(future: F) -> F::Output {
-    pollster::block_on(future)
+    let began = Instant::now();
+    let mut future = pin!(future);
+    let mut patience = PATIENCE.get();
+    let mut output = None;
+    if let Some(spin) = patience.spin(SPIN_MAX) {
+        let mut context = Context::from_waker(Waker::noop());
+        look_for(
+            || match future.as_mut().poll(&mut context) {
+                Poll::Ready(ready) => {
+                    output = Some(ready);
+                    true
+                }
+                Poll::Pending => false,
+            },
+            spin,
+        );
+    }
+    let output = output.unwrap_or_else(|| pollster::block_on(future));
+    patience.learn(began.elapsed());
+    PATIENCE.set(patience);
+    output
 }

@@ -57,7 +57,7 @@ pub fn calibrate(root: &Path, budget: Duration) -> Result<Calibration> {
         root,
         rings: Arc::default(),
         tuning: HostTuning { epoch: Instant::now(), read_depth: DEPTH_MIN, sync_mode: SyncMode::default() },
-        spin: Duration::ZERO,
+        spin_max: Duration::ZERO,
         on_panic: Arc::new(move |report| keep(&failed, Err(panicked(report)))),
     };
     let result = Arc::clone(&found);

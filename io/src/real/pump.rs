@@ -21,6 +21,7 @@ use super::ring::{Broken, Ring, RingPlan};
 use super::ring_setup;
 use crate::env::{PanicHook, PanicReport, TaskClass};
 use crate::error::Result;
+use crate::patience::{Patience, look_for};
 
 /// How long background tasks may run before the others are looked at.
 const BACKGROUND_BUDGET: Duration = Duration::from_micros(500);
@@ -35,7 +36,7 @@ pub(super) struct Plan {
     pub(super) root: Arc<Root>,
     pub(super) rings: Arc<Rings>,
     pub(super) tuning: HostTuning,
-    pub(super) spin: Duration,
+    pub(super) spin_max: Duration,
     pub(super) on_panic: PanicHook,
 }
 
@@ -46,7 +47,7 @@ where
     F: FnOnce(RealEnv) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let Plan { ring, root, rings, tuning, spin, on_panic } = plan;
+    let Plan { ring, root, rings, tuning, spin_max, on_panic } = plan;
     let name = ring.host.clone();
     let made = Doorbell::new().map_err(|errno| ring_setup::refusal("a doorbell (eventfd)", errno));
     let made = made.and_then(|doorbell| Ok((Ring::new(ring, Arc::clone(&doorbell))?, doorbell)));
@@ -59,7 +60,8 @@ where
     };
     rings.add(Arc::clone(ring.counters()), ring.report().clone());
     let host = Host::new(Rc::clone(&ring), doorbell, root, tuning);
-    let pump = Pump { host, name, on_panic, spin, main_returned: Rc::default() };
+    let patience = Cell::new(Patience::NONE);
+    let pump = Pump { host, name, on_panic, spin_max, patience, main_returned: Rc::default() };
     pump.spawn_main(main);
     started(Ok(()));
     if let Err(stop) = pump.drive() {
@@ -86,7 +88,8 @@ struct Pump {
     host: Rc<Host>,
     name: String,
     on_panic: PanicHook,
-    spin: Duration,
+    spin_max: Duration,
+    patience: Cell<Patience>,
     main_returned: Rc<Cell<bool>>,
 }
 
@@ -150,20 +153,25 @@ impl Pump {
         Ok(())
     }
 
-    /// Waits for a completion, a wake-up from another thread or the next timer.
+    /// Waits for a completion, a wake-up from another thread or the next timer. Pauses between requests are brief or
+    /// long together; how long the device takes says nothing of them.
     fn idle(&self, deadline: Option<Instant>) -> Result<(), Broken> {
-        let Host { ring, doorbell, .. } = &*self.host;
-        if !self.spin.is_zero() {
-            ring.submit()?;
-            let end = Instant::now() + self.spin;
-            let end = deadline.map_or(end, |deadline| deadline.min(end));
-            while Instant::now() < end {
-                if self.has_ready() || ring.has_completions() {
-                    return ring.submit();
-                }
-                std::hint::spin_loop();
-            }
+        if !self.host.ring.is_idle() {
+            return self.sleep(deadline);
         }
+        let began = Instant::now();
+        let mut patience = self.patience.get();
+        let due = || deadline.is_some_and(|deadline| deadline <= Instant::now());
+        let found =
+            patience.spin(self.spin_max).is_some_and(|spin| look_for(|| self.has_ready() || due(), spin));
+        let waited = if found { self.host.ring.submit() } else { self.sleep(deadline) };
+        patience.learn(began.elapsed());
+        self.patience.set(patience);
+        waited
+    }
+
+    fn sleep(&self, deadline: Option<Instant>) -> Result<(), Broken> {
+        let Host { ring, doorbell, .. } = &*self.host;
         doorbell.park();
         if self.has_ready() {
             doorbell.awake();

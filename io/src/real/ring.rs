@@ -360,13 +360,9 @@ impl Ring {
         waited
     }
 
-    /// Whether completions can be had, without a system call or with a short one.
-    pub(super) fn has_completions(&self) -> bool {
-        let mut uring = self.uring.borrow_mut();
-        uring.as_mut().is_some_and(|uring| {
-            let ready = uring.submission().taskrun();
-            ready || !uring.completion().is_empty()
-        })
+    /// Whether no operation is on its way.
+    pub(super) fn is_idle(&self) -> bool {
+        self.in_flight.get() == 0
     }
 }
 

@@ -28,8 +28,9 @@ pub struct RealSettings {
     /// How long to wait for another process to let go of the store. A killed process keeps the lock until its last
     /// writes have landed.
     pub lock_wait: Duration,
-    /// How long an idle host looks for work before it sleeps. Costs a core per host; zero where cores are shared.
-    pub ring_spin: Duration,
+    /// How long an idle host looks for work before it sleeps, if its last pauses were brief and no operation is in
+    /// flight. It gives its core to other threads meanwhile. Zero to sleep at once.
+    pub spin_max: Duration,
 }
 
 impl RealSettings {
@@ -48,7 +49,7 @@ impl RealSettings {
             file_places: 1024,
             sync_mode: SyncMode::default(),
             lock_wait: Duration::from_secs(5),
-            ring_spin: Duration::ZERO,
+            spin_max: Duration::from_micros(50),
         }
     }
 

@@ -125,7 +125,7 @@ impl World for RealWorld {
                 read_depth: settings.queue_depth,
                 sync_mode: settings.sync_mode,
             },
-            spin: settings.ring_spin,
+            spin_max: settings.spin_max,
             on_panic,
         };
         host::start(self.cores(place), plan, Arc::clone(lock), main)

@@ -143,6 +143,13 @@ impl Config {
         self
     }
 
+    /// The part of the memory budget that caches pages of segments, in bytes; the rest is shared out as usual.
+    #[must_use]
+    pub fn read_cache_budget(mut self, bytes: u64) -> Self {
+        self.overrides.read_cache_bytes = Some(bytes);
+        self
+    }
+
     /// Reads in flight at once on each shard.
     #[must_use]
     pub fn read_depth(mut self, depth: u32) -> Self {

@@ -1,5 +1,7 @@
 //! What a shard tells of itself.
 
+use std::collections::BTreeMap;
+
 use crate::ids::{CollectionId, Height, Seq, ShardId};
 use crate::segment_meta::Level;
 
@@ -31,6 +33,8 @@ pub struct SegmentStats {
     pub entries: u64,
     /// The heights of the blocks that wrote its entries.
     pub heights: (Height, Height),
+    /// Distinct keys.
+    pub keys: u64,
     /// Bytes of memory for its filter and page index.
     pub memory_bytes: u64,
 }
@@ -76,6 +80,17 @@ pub struct ShardStats {
     pub stall_nanos: u64,
     /// Times that commits waited because flushes were behind.
     pub stalls: u64,
+    /// Bytes that were written for each collection and index.
+    pub written: BTreeMap<CollectionId, WrittenBytes>,
     /// Its segments.
     pub segments: Vec<SegmentStats>,
+}
+
+/// Bytes of segments that were written for one collection or index.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WrittenBytes {
+    /// By flushes.
+    pub flushes: u64,
+    /// By merges.
+    pub merges: u64,
 }

@@ -9,6 +9,7 @@ mod ingest;
 mod reorg;
 mod scan;
 mod show;
+mod soak;
 mod stats;
 mod store;
 mod tip;
@@ -61,6 +62,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Measure this machine's device, and how much of it the engine passes on
     Bench(bench::BenchArgs),
+    /// Fill a store far beyond its memory, and measure what that does to reads, writes, space and memory
+    Soak(soak::SoakArgs),
     /// Ingest until killed: the demo's victim
     #[command(hide = true)]
     DemoVictim(demo::VictimArgs),
@@ -101,6 +104,7 @@ fn dispatch(command: Command, out: &mut Out) -> Outcome {
         Command::Detect(args) => detect::run(&args, out),
         Command::Demo(args) => demo::run(&args, out),
         Command::Bench(args) => bench::run(&args, out),
+        Command::Soak(args) => soak::run(&args, out),
         Command::BenchVictim(args) => bench::run_victim(&args, out),
         Command::DemoVictim(args) => demo::run_victim(&args, out),
         Command::Ingest(args) => ingest::run(&args, out),

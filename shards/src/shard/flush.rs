@@ -159,8 +159,11 @@ impl<E: Env> Shard<E> {
     ) -> Result<()> {
         let segments = self.open_segments(added, retention).await?;
         let mut state = self.state.borrow_mut();
-        self.stats.borrow_mut().flush_bytes +=
-            segments.iter().map(|segment| segment.meta().file_bytes).sum::<u64>();
+        for SegmentMeta { collection, file_bytes, .. } in segments.iter().map(|segment| segment.meta()) {
+            let mut stats = self.stats.borrow_mut();
+            stats.flush_bytes += file_bytes;
+            stats.written.entry(*collection).or_default().flushes += file_bytes;
+        }
         for added in segments.chunk_by(|a, b| a.meta().collection == b.meta().collection) {
             let Some(first) = added.first() else { continue };
             state.replace_segments(first.meta().collection, &[], added.iter().cloned());

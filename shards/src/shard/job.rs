@@ -239,7 +239,10 @@ impl<E: Env> Shard<E> {
         }
         {
             let mut state = self.state.borrow_mut();
-            self.stats.borrow_mut().merge_bytes += bytes_added;
+            let mut stats = self.stats.borrow_mut();
+            stats.merge_bytes += bytes_added;
+            stats.written.entry(collection).or_default().merges += bytes_added;
+            drop(stats);
             state.replace_segments(collection, &removed, segments);
             state.forget_rollbacks();
             state.remask();

@@ -222,6 +222,7 @@ impl<E: Env> State<E> {
             state,
             file_bytes: meta.file_bytes,
             entries: meta.entries,
+            keys: segment.keys(),
             heights: (meta.height_min, meta.height_max),
             memory_bytes: to_u64(segment.memory_bytes()),
         }

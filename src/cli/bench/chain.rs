@@ -81,7 +81,7 @@ impl Collection for Bodies {
 
 /// What numbers are of, so that no two kinds share an id.
 #[derive(Clone, Copy)]
-enum Kind {
+pub(crate) enum Kind {
     Coin = 1,
     Script,
     Contract,
@@ -92,14 +92,14 @@ enum Kind {
 }
 
 /// Spreads a number over all bits (the finalizer of SplitMix64, Steele et al. 2014).
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let z = number.wrapping_add(0x9E37_79B9_7F4A_7C15);
     let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     z ^ (z >> 31)
 }
 
-fn id(kind: Kind, number: u64) -> [u8; 32] {
+pub(crate) fn id(kind: Kind, number: u64) -> [u8; 32] {
     let mut id = [0; 32];
     let mut word = number ^ (kind as u64) << 56;
     for part in id.as_chunks_mut::<8>().0 {
@@ -124,7 +124,7 @@ impl Rng {
     }
 
     /// From 0 to `bound`, where number k is drawn in proportion to 1/(k+1): Zipf's law.
-    fn zipf(&mut self, bound: u64) -> u64 {
+    pub(crate) fn zipf(&mut self, bound: u64) -> u64 {
         let unit = (self.next() >> 11) as f64 / (1_u64 << 53) as f64;
         let drawn = (bound.max(1) as f64).powf(unit);
         #[expect(

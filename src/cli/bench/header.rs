@@ -20,10 +20,7 @@ impl Header {
             ("version".to_owned(), format!("{} ({})", env!("CARGO_PKG_VERSION"), env!("OP_ENGINE_COMMIT"))),
             ("CPU".to_owned(), cpu()),
         ];
-        let lines = report.lines();
-        let is_of_device = |line: &&Line| line.name.contains("device") || line.name.contains("cache");
-        let machine = lines.iter().filter(|line| MACHINE.contains(&line.name) || is_of_device(line));
-        facts.extend(machine.map(|line| (line.name.to_owned(), line.value.clone())));
+        facts.extend(machine_facts(report));
         let cpus: Vec<_> = tuning.shard_cpus.iter().map(ToString::to_string).collect();
         let list = |numbers: Vec<String>| numbers.join(", ");
         facts.push(("CPUs of the shards".to_owned(), cpus.join(", ")));
@@ -51,13 +48,21 @@ impl Header {
     }
 }
 
-fn cpu() -> String {
+/// Kernel, memory, filesystem and device.
+pub(crate) fn machine_facts(report: &HardwareReport) -> Vec<(String, String)> {
+    let is_of_device = |line: &Line| line.name.contains("device") || line.name.contains("cache");
+    let lines = report.lines().into_iter();
+    let wanted = lines.filter(|line| MACHINE.contains(&line.name) || is_of_device(line));
+    wanted.map(|line| (line.name.to_owned(), line.value)).collect()
+}
+
+pub(crate) fn cpu() -> String {
     let info = read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or_else(|| "unknown".to_owned(), |(_, model)| model.to_owned())
 }
 
-fn load() -> String {
+pub(crate) fn load() -> String {
     let text = read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or_default().to_owned()
 }

@@ -4,12 +4,12 @@
 //! Every answer is checked; a wrong one ends the run with an error.
 
 mod blocks;
-mod chain;
+pub(crate) mod chain;
 mod compare;
 mod csv_file;
 mod device;
-mod figure;
-mod header;
+pub(crate) mod figure;
+pub(crate) mod header;
 mod meter;
 mod page;
 mod plot;
@@ -84,7 +84,7 @@ fn parse_seconds(text: &str) -> Result<f64, String> {
     if (0.05..=3600.0).contains(&seconds) { Ok(seconds) } else { Err("between 0.05 and 3600".to_owned()) }
 }
 
-fn parse_count(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_count(text: &str) -> Result<u64, String> {
     let (digits, factor) = match text.to_ascii_lowercase() {
         lower if lower.ends_with('k') => (lower.trim_end_matches('k').to_owned(), 1_000),
         lower if lower.ends_with('m') => (lower.trim_end_matches('m').to_owned(), 1_000_000),

@@ -121,9 +121,9 @@ pub enum WriteSync {
 pub enum TaskClass {
     /// Requests of users: reads, and accepting commits.
     Foreground,
-    /// Making commits durable.
+    /// Making commits visible and durable.
     Commit,
-    /// Flush, compaction, deletion. Such tasks yield at least every 500 us.
+    /// Flush, compaction, deletion. Such tasks yield after every [`Env::background_slice`].
     Background,
 }
 
@@ -177,6 +177,16 @@ pub trait Env: Clone + 'static {
 
     /// Lets the other runnable tasks of this host run once.
     fn yield_now(&self) -> impl Future<Output = ()>;
+
+    /// How long a background task may run now before it yields.
+    fn background_slice(&self) -> Duration {
+        Duration::from_micros(500)
+    }
+
+    /// Sets what background tasks get of the core while requests of users come in, in percent. Alone they get all of it.
+    fn set_background_share(&self, percent: u32) {
+        let _ = percent;
+    }
 
     /// A random number, from the system or from the simulation's seed.
     fn random(&self) -> u64;

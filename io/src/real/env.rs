@@ -12,6 +12,7 @@ use super::doorbell::{Bell, Doorbell};
 use super::file::RealFile;
 use super::operation::Operation;
 use super::ring::Ring;
+use super::share::Share;
 use super::sys;
 use super::target::Target;
 use super::timers::Timers;
@@ -29,6 +30,7 @@ pub(super) struct Host {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) root: Arc<Root>,
     pub(super) tuning: HostTuning,
+    pub(super) share: Share,
 }
 
 /// The values that differ between machines.
@@ -47,7 +49,7 @@ impl Host {
         tuning: HostTuning,
     ) -> Rc<Self> {
         let tasks = TaskSet::new(Box::new(Bell(Arc::clone(&doorbell))));
-        Rc::new(Self { tasks, timers: Rc::default(), ring, doorbell, root, tuning })
+        Rc::new(Self { tasks, timers: Rc::default(), ring, doorbell, root, tuning, share: Share::new() })
     }
 }
 
@@ -100,6 +102,14 @@ impl Env for RealEnv {
             Poll::Pending
         })
         .await;
+    }
+
+    fn background_slice(&self) -> Duration {
+        self.host.share.slice(Instant::now())
+    }
+
+    fn set_background_share(&self, percent: u32) {
+        self.host.share.set_percent(percent);
     }
 
     fn random(&self) -> u64 {

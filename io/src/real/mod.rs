@@ -21,6 +21,7 @@ mod pump;
 mod ring;
 mod ring_setup;
 mod settings;
+mod share;
 mod slab;
 mod sys;
 mod target;

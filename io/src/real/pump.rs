@@ -1,8 +1,8 @@
 //! The loop of one host: polls ready tasks, feeds the ring, and waits in the ring when nothing is ready.
 //!
 //! A turn polls, in this order, the foreground tasks that were ready when it began, the commit tasks, and background
-//! tasks for at most 500 us; then it submits what they queued, takes completions and fires timers. Each class gets
-//! its share of every turn, so none starves, and a background task delays the others by one budget at most.
+//! tasks for at most one slice; then it submits what they queued, takes completions and fires timers. None starves: while
+//! requests come in, the background has its [`share`](super::share) of the time and delays them by a slice at most.
 //!
 //! The loop needs nothing of the thread it runs on. Any executor that can run one closure to its end can host it.
 
@@ -23,8 +23,6 @@ use crate::env::{PanicHook, PanicReport, TaskClass};
 use crate::error::Result;
 use crate::patience::{Patience, look_for};
 
-/// How long background tasks may run before the others are looked at.
-const BACKGROUND_BUDGET: Duration = Duration::from_micros(500);
 /// The longest wait in the ring: a bound on the damage if a wake-up were ever lost.
 const WAIT_MAX: Duration = Duration::from_millis(100);
 /// How often tasks spawned by the destructors of others are dropped before they are given up.
@@ -109,13 +107,15 @@ impl Pump {
 
     fn drive(&self) -> Result<(), Stop> {
         loop {
-            for class in TaskClass::ALL {
-                self.run_ready(class)?;
+            if self.run_ready(TaskClass::Foreground, None)? {
+                self.host.share.note_request(Instant::now());
             }
+            self.run_ready(TaskClass::Commit, None)?;
+            self.run_background()?;
             if self.main_returned.get() {
                 return Ok(());
             }
-            let deadline = self.host.timers.fire();
+            let deadline = self.host.timers.fire().into_iter().chain(self.background_resumes()).min();
             if self.has_ready() {
                 self.host.ring.submit()?;
             } else {
@@ -125,14 +125,36 @@ impl Pump {
         }
     }
 
+    /// Whether a task is ready that may run now.
     fn has_ready(&self) -> bool {
-        TaskClass::ALL.into_iter().any(|class| self.host.tasks.ready_len(class) > 0)
+        let is_ready = |class| self.host.tasks.ready_len(class) > 0;
+        is_ready(TaskClass::Foreground)
+            || is_ready(TaskClass::Commit)
+            || is_ready(TaskClass::Background) && self.host.share.pause(Instant::now()).is_none()
     }
 
-    /// Polls the tasks of a class that are ready now; those that become ready meanwhile wait for the next turn.
-    fn run_ready(&self, class: TaskClass) -> Result<(), Stop> {
+    /// When a background task that is ready may run.
+    fn background_resumes(&self) -> Option<Instant> {
+        let is_ready = self.host.tasks.ready_len(TaskClass::Background) > 0;
+        if is_ready { self.host.share.pause(Instant::now()) } else { None }
+    }
+
+    fn run_background(&self) -> Result<(), Stop> {
+        let share = &self.host.share;
+        let began = Instant::now();
+        if self.host.tasks.ready_len(TaskClass::Background) == 0 || share.pause(began).is_some() {
+            return Ok(());
+        }
+        self.run_ready(TaskClass::Background, Some((began, share.slice(began))))?;
+        let ended = Instant::now();
+        share.charge(ended, ended.saturating_duration_since(began));
+        Ok(())
+    }
+
+    /// Polls the tasks of a class that are ready now, until the time is up; those that become ready meanwhile wait for
+    /// the next turn. Tells whether there was any.
+    fn run_ready(&self, class: TaskClass, limit: Option<(Instant, Duration)>) -> Result<bool, Stop> {
         let ready = self.host.tasks.ready_len(class);
-        let started = (class == TaskClass::Background && ready > 0).then(Instant::now);
         for _ in 0..ready {
             let Some(task) = self.host.tasks.take_ready(class, 0) else { break };
             let name = task.name();
@@ -146,11 +168,11 @@ impl Pump {
                     return Err(Stop::Panic { task: name, message });
                 }
             }
-            if started.is_some_and(|started| started.elapsed() >= BACKGROUND_BUDGET) {
+            if limit.is_some_and(|(began, slice)| began.elapsed() >= slice) {
                 break;
             }
         }
-        Ok(())
+        Ok(ready > 0)
     }
 
     /// Waits for a completion, a wake-up from another thread or the next timer. Pauses between requests are brief or

@@ -110,6 +110,7 @@ impl<E: Env> Shard<E> {
         if full {
             state.freeze();
             drop(state);
+            self.balance();
             self.work.raise();
         }
         Ok(())

@@ -5,7 +5,6 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
 
 use op_engine_io::{Dir, Env, ReplySender};
 
@@ -24,8 +23,6 @@ use crate::visibility::Mask;
 use super::Shard;
 use super::state::{Frozen, Retention};
 
-/// Background work yields at least this often.
-pub(super) const SLICE: Duration = Duration::from_micros(500);
 /// Keys that are copied out of a memtable at once.
 const KEYS_AT_ONCE: usize = 64;
 
@@ -128,6 +125,7 @@ impl<E: Env> Shard<E> {
         self.install(added, frozen, &retention).await?;
         self.writer().wal.release(through).await?;
         self.stats.borrow_mut().flushes += 1;
+        self.balance();
         self.flushed.raise();
         self.segments_changed.raise();
         Ok(())
@@ -217,7 +215,7 @@ impl<E: Env> Shard<E> {
             for key in &keys {
                 output.add(memtable, key, &mask, &retention.of(spec.history, bottom)).await?;
             }
-            if self.env.now().saturating_sub(slice_began) >= SLICE {
+            if self.env.now().saturating_sub(slice_began) >= self.env.background_slice() {
                 self.env.yield_now().await;
                 slice_began = self.env.now();
             }

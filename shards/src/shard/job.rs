@@ -24,7 +24,6 @@ use crate::segment_meta::{Level, Place, SegmentMeta};
 use crate::visibility::Mask;
 
 use super::Shard;
-use super::flush::SLICE;
 use super::state::Retention;
 
 /// Bytes that a merge reads from each input at once.
@@ -154,7 +153,7 @@ impl<E: Env> Shard<E> {
                     output.add(group.key(), head.seq, group.value(at)).await?;
                 }
             }
-            if self.env.now().saturating_sub(slice_began) >= SLICE {
+            if self.env.now().saturating_sub(slice_began) >= self.env.background_slice() {
                 self.env.yield_now().await;
                 slice_began = self.env.now();
             }

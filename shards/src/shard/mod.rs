@@ -140,7 +140,7 @@ pub async fn run<E: Env>(
     if shard.writer.is_none() {
         return shard.serve(requests).await;
     }
-    env.spawn(TaskClass::Foreground, "apply", Rc::clone(&shard).apply_commits());
+    env.spawn(TaskClass::Commit, "apply", Rc::clone(&shard).apply_commits());
     env.spawn(TaskClass::Commit, "commit log", Rc::clone(&shard).write_log());
     env.spawn(TaskClass::Background, "flush", Rc::clone(&shard).flush_memtables());
     env.spawn(TaskClass::Background, "merge", Rc::clone(&shard).merge_segments());
@@ -175,6 +175,19 @@ impl<E: Env> Shard<E> {
     #[expect(clippy::expect_used, reason = "tasks that commit are started only if there is a writer")]
     fn writer(&self) -> &Writer<E> {
         self.writer.as_ref().expect("a shard that commits has a writer")
+    }
+
+    /// Gives the background more of the core the further it is behind.
+    fn balance(&self) {
+        const AT_EASE: u32 = 25;
+        const FLUSHING: u32 = 60;
+        const HOLDING_UP_COMMITS: u32 = 100;
+        let frozen = self.state.borrow().frozen.len();
+        self.env.set_background_share(match frozen {
+            0 => AT_EASE,
+            some if some <= self.config.memtables_frozen_max => FLUSHING,
+            _ => HOLDING_UP_COMMITS,
+        });
     }
 
     fn failure(&self) -> Option<Error> {

@@ -1,0 +1,103 @@
+//! How much of a host's time background tasks get while requests come in.
+//!
+//! Without requests they get all of it, in slices. With requests a slice is shorter, and after it the background
+//! pauses until it has had no more than its share: a request waits for one short slice at most, and the rest of the core
+//! is its own. Work that has fallen behind asks for a larger share.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+/// How long background tasks run at once when nobody else wants the core.
+const SLICE_ALONE: Duration = Duration::from_micros(500);
+/// The same while requests come in.
+const SLICE_CONTENDED: Duration = Duration::from_micros(100);
+/// Requests are over when none has been worked on for this long.
+const LULL: Duration = Duration::from_micros(400);
+const PERCENT_DEFAULT: u32 = 25;
+
+/// The share of one host.
+#[derive(Debug)]
+pub(super) struct Share {
+    percent: Cell<u32>,
+    requests_until: Cell<Option<Instant>>,
+    resume_at: Cell<Option<Instant>>,
+}
+
+impl Share {
+    pub(super) fn new() -> Self {
+        Self {
+            percent: Cell::new(PERCENT_DEFAULT),
+            requests_until: Cell::new(None),
+            resume_at: Cell::new(None),
+        }
+    }
+
+    /// Sets what the background gets while requests come in, in percent of the time.
+    pub(super) fn set_percent(&self, percent: u32) {
+        self.percent.set(percent.clamp(1, 100));
+    }
+
+    /// Notes that a request is being worked on.
+    pub(super) fn note_request(&self, now: Instant) {
+        self.requests_until.set(now.checked_add(LULL));
+    }
+
+    fn is_contended(&self, now: Instant) -> bool {
+        self.requests_until.get().is_some_and(|until| now < until)
+    }
+
+    /// How long background tasks may run before others are looked at.
+    pub(super) fn slice(&self, now: Instant) -> Duration {
+        if self.is_contended(now) { SLICE_CONTENDED } else { SLICE_ALONE }
+    }
+
+    /// Until when the background pauses, if it does.
+    pub(super) fn pause(&self, now: Instant) -> Option<Instant> {
+        let resume_at = self.resume_at.get().filter(|resume_at| now < *resume_at)?;
+        let requests_until = self.requests_until.get().filter(|until| now < *until)?;
+        Some(resume_at.min(requests_until))
+    }
+
+    /// Notes that the background has run until now.
+    pub(super) fn charge(&self, now: Instant, ran: Duration) {
+        let percent = self.percent.get();
+        self.resume_at.set(now.checked_add(ran * (100 - percent) / percent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_requests_the_background_never_pauses() {
+        let (share, now) = (Share::new(), Instant::now());
+        share.charge(now, SLICE_ALONE);
+        assert_eq!(share.pause(now), None);
+        assert_eq!(share.slice(now), SLICE_ALONE);
+    }
+
+    #[test]
+    fn with_requests_it_gets_its_share() {
+        let (share, now) = (Share::new(), Instant::now());
+        share.set_percent(25);
+        share.note_request(now);
+        assert_eq!(share.slice(now), SLICE_CONTENDED);
+        share.charge(now, SLICE_CONTENDED);
+        assert_eq!(share.pause(now), Some(now + SLICE_CONTENDED * 3));
+        assert_eq!(share.pause(now + SLICE_CONTENDED * 3), None);
+        share.set_percent(100);
+        share.charge(now, SLICE_CONTENDED);
+        assert_eq!(share.pause(now), None);
+    }
+
+    #[test]
+    fn a_lull_ends_the_pause() {
+        let (share, now) = (Share::new(), Instant::now());
+        share.set_percent(1);
+        share.note_request(now);
+        share.charge(now, SLICE_CONTENDED);
+        assert_eq!(share.pause(now), Some(now + LULL));
+        assert_eq!(share.pause(now + LULL), None);
+    }
+}

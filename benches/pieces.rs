@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use common::{SCRATCH, print_machine};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pieces::PIECES;
+use pieces::{LARGE_PIECES, PIECES};
 
 fn all(criterion: &mut Criterion) {
     print_machine(Path::new(SCRATCH));
-    for (name, make) in PIECES {
+    for (name, make) in PIECES.into_iter().chain(LARGE_PIECES) {
         let piece = make();
         for note in &piece.notes {
             println!("{name}: {note}");

@@ -23,10 +23,12 @@ impl Weighter<(u64, PageNo), Rc<Page>> for PageBytes {
 
 type Pages = Cache<(u64, PageNo), Rc<Page>, PageBytes, ahash::RandomState>;
 
-/// A cache of pages, bounded by the bytes they take. Pages of a removed segment fall out by themselves: its number is
+/// A cache of pages, bounded by the bytes they take. A page that takes more than a quarter of them is not kept: it would
+/// push out what is wanted more often. Pages of a removed segment fall out by themselves: its number is
 /// never used again.
 pub struct PageCache {
     pages: RefCell<Pages>,
+    page_bytes_max: usize,
     hits: Cell<u64>,
     misses: Cell<u64>,
 }
@@ -43,7 +45,8 @@ impl PageCache {
                 Ok(options) => Cache::with_options(options, PageBytes, hasher, DefaultLifecycle::default()),
                 Err(_) => Cache::with(items, bytes_max, PageBytes, hasher, DefaultLifecycle::default()),
             };
-        Self { pages: RefCell::new(pages), hits: Cell::new(0), misses: Cell::new(0) }
+        let page_bytes_max = to_usize(bytes_max / 4);
+        Self { pages: RefCell::new(pages), page_bytes_max, hits: Cell::new(0), misses: Cell::new(0) }
     }
 
     /// A page, if it is there. Counts a hit or a miss.
@@ -55,8 +58,11 @@ impl PageCache {
         found
     }
 
-    /// Adds a page that was read.
+    /// Adds a page that was read, unless it is too large.
     pub fn insert(&self, segment: u64, page: PageNo, read: Rc<Page>) {
+        if read.memory_bytes() > self.page_bytes_max {
+            return;
+        }
         self.pages.borrow_mut().insert((segment, page), read);
     }
 

@@ -19,6 +19,8 @@ pub struct ShardConfig {
     pub memtable_age_max: Duration,
     /// Memory for pages that were read, in bytes.
     pub cache_bytes: u64,
+    /// Memory for filters and page indexes of segments, in bytes. What does not fit is read when it is needed.
+    pub filter_bytes_max: u64,
     /// Size of a page that holds more than one entry, in bytes; a multiple of 4096.
     pub page_bytes: usize,
     /// Bytes of a segment that are gathered before they are written.
@@ -51,6 +53,7 @@ impl Default for ShardConfig {
             memtables_frozen_max: 2,
             memtable_age_max: Duration::from_secs(300),
             cache_bytes: 128 << 20,
+            filter_bytes_max: 256 << 20,
             page_bytes: 4096,
             segment_write_bytes: 512 << 10,
             segment_bytes_max: 256 << 20,

@@ -34,7 +34,7 @@ impl<E: Env> Source<E> {
                 match cursor.step()? {
                     Step::Entry => return Ok(true),
                     Step::End => return Ok(false),
-                    Step::NeedsPage(page) => cursor.load(page).await?,
+                    Step::NeedsRead => cursor.load().await?,
                 }
             },
         }
@@ -47,7 +47,7 @@ impl<E: Env> Source<E> {
             Self::Run(cursor) => Ok(match cursor.step()? {
                 Step::Entry => Some(true),
                 Step::End => Some(false),
-                Step::NeedsPage(_) => None,
+                Step::NeedsRead => None,
             }),
         }
     }
@@ -344,7 +344,9 @@ mod tests {
     use crate::ids::{CollectionId, Height, ShardId, StoreId};
     use crate::memtable::Memtable;
     use crate::range::KeyRange;
-    use crate::segment::{CursorOptions, FilterKey, Segment, SegmentBuilder, SegmentConfig, SegmentHome};
+    use crate::segment::{
+        CursorOptions, FilterKey, PartitionCache, Segment, SegmentBuilder, SegmentConfig, SegmentHome,
+    };
     use crate::visibility::{Rollback, Scope};
 
     const C: CollectionId = CollectionId(1);
@@ -395,7 +397,9 @@ mod tests {
                 continue;
             }
             let meta = builder.finish((Height(1), Height(1))).await.unwrap();
-            out.push(Place::Segment(Segment::open(env, HOME, meta, mask.clone()).await.unwrap()));
+            out.push(Place::Segment(
+                Segment::open(env, HOME, meta, mask.clone(), &PartitionCache::unbounded()).await.unwrap(),
+            ));
         }
         out
     }

@@ -13,7 +13,7 @@ use op_engine_io::Env;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::range::{Direction, KeyRange};
-use crate::segment::{CursorOptions, EntryRef, PageNo, Segment, SegmentCursor, Step};
+use crate::segment::{CursorOptions, EntryRef, Segment, SegmentCursor, Step};
 use crate::segment_meta::{Level, Place};
 use crate::visibility::Mask;
 
@@ -196,13 +196,13 @@ impl<E: Env> RunCursor<E> {
         }
     }
 
-    /// Reads the page that [`RunCursor::step`] asked for.
+    /// Reads what [`RunCursor::step`] asked for.
     ///
     /// # Errors
     /// If it cannot be read or is damaged.
-    pub async fn load(&mut self, page: PageNo) -> Result<()> {
+    pub async fn load(&mut self) -> Result<()> {
         match &mut self.current {
-            Some(current) => current.load(page).await,
+            Some(current) => current.load().await,
             None => Ok(()),
         }
     }

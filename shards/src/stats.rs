@@ -35,7 +35,7 @@ pub struct SegmentStats {
     pub heights: (Height, Height),
     /// Distinct keys.
     pub keys: u64,
-    /// Bytes of memory for its filter and page index.
+    /// Bytes of memory for what is there of its filter and page index.
     pub memory_bytes: u64,
 }
 
@@ -74,6 +74,16 @@ pub struct ShardStats {
     pub cache_hits: u64,
     /// Pages read from the device.
     pub cache_misses: u64,
+    /// Bytes of memory for the filters of segments.
+    pub filter_bytes: u64,
+    /// Bytes of memory for the page indexes of segments, and for the directories that are always there.
+    pub index_bytes: u64,
+    /// What the two may take together.
+    pub filter_bytes_max: u64,
+    /// Partitions of filters and page indexes that were read from the device because a read needed them.
+    pub partition_reads: u64,
+    /// Partitions that had to leave memory to make room for others.
+    pub partition_evictions: u64,
     /// Rollbacks that some segment is still masked by.
     pub rollbacks: u64,
     /// Nanoseconds for which commits waited because flushes were behind.

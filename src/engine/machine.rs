@@ -77,6 +77,7 @@ impl Machine {
             memtable_bytes_max: to_usize(memtable_bytes),
             memtables_frozen_max: 1,
             cache_bytes: memory.read_cache_bytes / shards,
+            filter_bytes_max: memory.filter_bytes / shards,
             wal_file_bytes: memtable_bytes.clamp(4 << 20, 64 << 20).next_multiple_of(1 << 20),
             ..ShardConfig::default()
         }

@@ -148,7 +148,10 @@ fn a_sound_store_passes_and_is_left_as_it_is() {
 #[test]
 fn a_flipped_bit_anywhere_in_a_segment_is_found() {
     let disk = store(false);
-    for name in segments(&disk) {
+    // A file that a merge was about to remove when the store was closed is nobody's any more.
+    let notes = verify(disk.clone()).notes;
+    let is_leftover = |name: &FileName| notes.iter().any(|note| note.contains(&name.to_string()));
+    for name in segments(&disk).into_iter().filter(|name| !is_leftover(name)) {
         let bytes = disk.read_file(name).unwrap().len();
         for offset in [0, 20, 4096, bytes / 2, bytes - 4096] {
             let mut damaged = disk.clone();

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use op_engine_io::IO_UNIT_BYTES;
 use op_engine_shards::Seq;
-use op_engine_shards::segment::{IndexWriter, PageIndex};
+use op_engine_shards::segment::{IndexPartition, IndexWriter};
 
 use super::data::{Outpoint, outpoints};
 use super::{Piece, mixed};
@@ -25,17 +25,22 @@ pub fn search() -> Piece {
         writer.begin_page(last, first);
         writer.end_page(IO_UNIT_BYTES as u64, 0);
     }
-    let (pages, data_bytes) = (writer.pages(), (PAGES * IO_UNIT_BYTES) as u64);
-    let bytes = writer.into_vec();
-    let note = format!("bytes a page: {:.1}, and 36 of a whole key", bytes.len() as f64 / PAGES as f64);
-    let index = PageIndex::decode(&bytes, pages, data_bytes).expect("an index");
+    let parts = writer.finish();
+    let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();
+    let note = format!("bytes a page: {:.1}, and 36 of a whole key", bytes as f64 / PAGES as f64);
+    let decode = |at: usize| parts[at].decode(parts.get(at + 1)).expect("a partition");
+    let partitions: Vec<IndexPartition> = (0..parts.len()).map(decode).collect();
+    let locate = move |key: &[u8]| {
+        let after = parts.partition_point(|part| part.is_reached_by(key, Seq::MAX));
+        partitions[after - 1].locate(key, Seq::MAX).number.0 as usize
+    };
     for (n, [first, last]) in ends.iter().enumerate() {
-        assert_eq!([index.locate(first, Seq::MAX), index.locate(last, Seq::MAX)], [n, n]);
+        assert_eq!([locate(first), locate(last)], [n, n]);
     }
     let arrays: Vec<Outpoint> = ends.iter().map(|[first, _]| *first).collect();
     let vectors: Vec<Vec<u8>> = arrays.iter().map(|first| first.to_vec()).collect();
     let keys = Rc::new(keys);
-    let in_index = lookups(Rc::clone(&keys), move |key| index.locate(key, Seq::MAX));
+    let in_index = lookups(Rc::clone(&keys), move |key| locate(key));
     let in_vectors = lookups(Rc::clone(&keys), move |key| {
         vectors.partition_point(|first| first.as_slice() <= key.as_slice()) - 1
     });

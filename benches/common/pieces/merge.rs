@@ -17,7 +17,7 @@ use op_engine_shards::merge::{MergeCursor, Source};
 use op_engine_shards::range::{Direction, KeyRange};
 use op_engine_shards::run::RunCursor;
 use op_engine_shards::segment::{
-    CursorOptions, FilterKey, Segment, SegmentBuilder, SegmentConfig, SegmentHome,
+    CursorOptions, FilterKey, PartitionCache, Segment, SegmentBuilder, SegmentConfig, SegmentHome,
 };
 use op_engine_shards::visibility::Mask;
 use op_engine_shards::{CollectionId, Height, Seq, ShardId};
@@ -100,7 +100,9 @@ async fn segments_of(env: SimEnv, runs: &[Run]) -> Vec<Rc<Segment<SimEnv>>> {
             builder.add(key, seq.0, Some(value)).await.unwrap();
         }
         let meta = builder.finish((Height(1), Height(1))).await.unwrap();
-        segments.push(Segment::open(&env, home, meta, Mask::default()).await.unwrap());
+        segments.push(
+            Segment::open(&env, home, meta, Mask::default(), &PartitionCache::unbounded()).await.unwrap(),
+        );
     }
     segments
 }

@@ -26,6 +26,7 @@ mod memtable;
 mod merge;
 mod operations;
 mod page;
+mod ribbon;
 
 /// One way to do the work. A call returns a number that depends on all answers.
 pub struct Way {
@@ -75,7 +76,7 @@ impl Piece {
 pub type Maker = fn() -> Piece;
 
 /// All pieces by name.
-pub const PIECES: [(&str, Maker); 25] = [
+pub const PIECES: [(&str, Maker); 28] = [
     ("memtable insert", memtable::insert),
     ("memtable get", memtable::get),
     ("memtable scan", memtable::scan),
@@ -93,6 +94,9 @@ pub const PIECES: [(&str, Maker); 25] = [
     ("filter build", filter::build),
     ("filter query, present", filter::query_present),
     ("filter query, absent", filter::query_absent),
+    ("filter of 16 bits build", filter::build_16),
+    ("filter of 16 bits query, present", filter::query_present_16),
+    ("filter of 16 bits query, absent", filter::query_absent_16),
     ("filter hash", filter::hash),
     ("page index search", index::search),
     ("key encode", codecs::key_encode),
@@ -101,6 +105,13 @@ pub const PIECES: [(&str, Maker); 25] = [
     ("value decode", codecs::value_decode),
     ("operations encode", operations::encode),
     ("operations decode", operations::decode),
+];
+
+/// Pieces that are too large to count their instructions.
+pub const LARGE_PIECES: [(&str, Maker); 3] = [
+    ("filter of 4 million keys build", filter::build_many),
+    ("filter of 4 million keys query, present", filter::query_present_many),
+    ("filter of 4 million keys query, absent", filter::query_absent_many),
 ];
 
 /// Adds an answer to those before it. Their order matters.

@@ -3,10 +3,12 @@
 use op_engine_io::num::to_u64;
 use op_engine_io::{Env, File as _, IO_UNIT_BYTES, IoBuf, OpenMode, WriteSync};
 
-use super::filter::{FilterBuilder, FilterKey, FilterStep};
+use super::directory::DirectoryWriter;
+use super::filter::{FilterBits, FilterBuilder, FilterKey, FilterStep};
 use super::format::{Checksum, Footer, Header, MetaPage, Part, SegmentHome, UNIT, VERSION, pad};
 use super::index::IndexWriter;
 use super::page::PageWriter;
+use super::page_end::PageEnd;
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::mutants::{Mutant, active};
@@ -22,17 +24,25 @@ pub struct SegmentConfig {
     pub write_bytes: usize,
     /// The secret that filters hash keys with.
     pub filter_key: FilterKey,
+    /// How many absent keys pass the filter.
+    pub filter_bits: FilterBits,
 }
 
 impl SegmentConfig {
-    /// Pages of 4 KiB, writes of 512 KiB.
+    /// Pages of 4 KiB, writes of 512 KiB, and a filter for a run that is one of many.
     #[must_use]
     pub fn new(filter_key: FilterKey) -> Self {
-        Self { page_bytes: IO_UNIT_BYTES, write_bytes: 512 << 10, filter_key }
+        Self {
+            page_bytes: IO_UNIT_BYTES,
+            write_bytes: 512 << 10,
+            filter_key,
+            filter_bits: FilterBits::Sixteen,
+        }
     }
 }
 
-/// Writes a segment. It keeps one page, one write, the page index, and eight bytes a key for the filter in memory.
+/// Writes a segment. It keeps one page, one write, the page index, and eight bytes a key for the
+/// filter in memory.
 pub struct SegmentBuilder<E: Env> {
     env: E,
     home: SegmentHome,
@@ -42,6 +52,7 @@ pub struct SegmentBuilder<E: Env> {
     checksum: Checksum,
     out: Output<E>,
     page: PageWriter,
+    page_end: PageEnd,
     page_buf: Vec<u8>,
     index: IndexWriter,
     filter: FilterBuilder,
@@ -81,9 +92,10 @@ impl<E: Env> SegmentBuilder<E> {
             checksum,
             out,
             page: PageWriter::default(),
+            page_end: PageEnd::default(),
             page_buf: Vec::new(),
             index: IndexWriter::default(),
-            filter: FilterBuilder::new(),
+            filter: FilterBuilder::new(config.filter_bits),
             key_min: None,
             entries: 0,
             tombstones: 0,
@@ -118,13 +130,17 @@ impl<E: Env> SegmentBuilder<E> {
         };
         let oversize = PageWriter::bytes_alone(key, value) > self.config.page_bytes;
         if !self.page.is_empty() && (oversize || self.is_full_for(key, value)) {
+            let taken_back = self.page_end.take_back(&mut self.page, key);
             self.end_page().await?;
+            for (key, seq, value) in taken_back {
+                self.push(&key, seq, value.as_deref());
+            }
+            // A large entry has a page of its own.
+            if oversize && !self.page.is_empty() {
+                self.end_page().await?;
+            }
         }
-        if self.page.is_empty() {
-            let last = (self.entries > 0).then(|| self.page.last());
-            self.index.begin_page(last, key);
-        }
-        self.page.push(key, seq, value);
+        self.push(key, seq, value);
         if is_new_key {
             self.keys += 1;
             self.filter.add(self.config.filter_key.hash(key));
@@ -134,6 +150,15 @@ impl<E: Env> SegmentBuilder<E> {
         self.seqs = (self.seqs.0.min(seq), self.seqs.1.max(seq));
         // An entry with a page of its own is read alone: what came after it would be read with it.
         if oversize { self.end_page().await } else { Ok(()) }
+    }
+
+    fn push(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) {
+        if self.page.is_empty() {
+            let last = (self.index.pages() > 0).then(|| self.page.last());
+            self.index.begin_page(last, key);
+        }
+        self.page_end.note(&self.page, self.config.page_bytes, (key, seq, value));
+        self.page.push(key, seq, value);
     }
 
     /// Whether the page ends before an entry that would fit into an empty one. A page grows to twice its length
@@ -149,6 +174,7 @@ impl<E: Env> SegmentBuilder<E> {
         self.page.finish(&mut self.page_buf);
         self.index.end_page(to_u64(self.page_buf.len()), self.checksum.of(&self.page_buf));
         self.out.append(&self.page_buf).await?;
+        self.page_end.clear();
         self.page_buf.clear();
         self.page_buf.shrink_to(1 << 20);
         Ok(())
@@ -193,15 +219,16 @@ impl<E: Env> SegmentBuilder<E> {
         }
         let data_bytes = self.out.position() - UNIT;
         let pages = self.index.pages();
-        let filter = build_filter(&self.env, std::mem::take(&mut self.filter)).await;
-        let filter = append_part(&mut self.out, self.checksum, filter).await?;
-        let index = std::mem::take(&mut self.index).into_vec();
-        let index = append_part(&mut self.out, self.checksum, index).await?;
+        let mut directory = DirectoryWriter::new(self.config.filter_bits);
+        let filter_bytes = self.write_filter(&mut directory).await?;
+        let index_bytes = self.write_index(&mut directory).await?;
+        let directory = append_part(&mut self.out, self.checksum, directory.into_vec()).await?;
         let key_min = self.key_min.take().unwrap_or_default();
         let key_max = self.page.last().0.to_vec();
         let meta = MetaPage {
-            filter,
-            index,
+            filter_bytes,
+            index_bytes,
+            directory,
             data_bytes,
             pages,
             entries: self.entries,
@@ -240,6 +267,33 @@ impl<E: Env> SegmentBuilder<E> {
         })
     }
 
+    /// Builds the filter, letting others run meanwhile, and tells how long it is.
+    async fn write_filter(&mut self, directory: &mut DirectoryWriter) -> Result<u64> {
+        let begin = self.out.position();
+        let filter = std::mem::replace(&mut self.filter, FilterBuilder::new(self.config.filter_bits));
+        let mut partitions = filter.partitions();
+        loop {
+            match partitions.step() {
+                FilterStep::More => {}
+                FilterStep::Partition(bytes) => {
+                    directory.filters.push(append_part(&mut self.out, self.checksum, bytes).await?);
+                }
+                FilterStep::Done => return Ok(self.out.position() - begin),
+            }
+            self.env.yield_now().await;
+        }
+    }
+
+    /// Writes the page index, and tells how long it is.
+    async fn write_index(&mut self, directory: &mut DirectoryWriter) -> Result<u64> {
+        let begin = self.out.position();
+        for mut part in std::mem::take(&mut self.index).finish() {
+            let bytes = std::mem::take(&mut part.bytes);
+            directory.indexes.push((append_part(&mut self.out, self.checksum, bytes).await?, part));
+        }
+        Ok(self.out.position() - begin)
+    }
+
     /// Removes the unfinished file.
     ///
     /// # Errors
@@ -257,18 +311,6 @@ impl<E: Env> std::fmt::Debug for SegmentBuilder<E> {
             .field("collection", &self.collection)
             .field("entries", &self.entries)
             .finish_non_exhaustive()
-    }
-}
-
-/// Builds the filter, letting others run between its partitions. Empty if there is none.
-async fn build_filter<E: Env>(env: &E, filter: FilterBuilder) -> Vec<u8> {
-    let mut partitions = filter.partitions();
-    loop {
-        match partitions.step() {
-            FilterStep::More => env.yield_now().await,
-            FilterStep::Done(bytes) => return bytes,
-            FilterStep::Impossible => return Vec::new(),
-        }
     }
 }
 

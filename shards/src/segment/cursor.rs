@@ -6,20 +6,31 @@ use std::rc::Rc;
 
 use op_engine_io::Env;
 
+use super::directory::Partition;
+use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{EntryRef, Page, RUN_ENTRIES, Run};
-use super::reader::{PageNo, Segment};
+use super::reader::Segment;
+use super::resident::Loaded;
 use crate::cache::PageCache;
 use crate::error::Result;
 use crate::ids::Seq;
 use crate::range::{Direction, KeyRange};
 use crate::visibility::Mask;
 
+/// Pages that a cursor which reads ahead first reads one by one, and gives to the cache: short scans are repeated, and
+/// long ones read pages once.
+const CACHED_PAGES: usize = 4;
+/// What is read ahead first. It doubles as the cursor goes on, so that at most half of what it reads is in vain.
+const READ_AHEAD_BYTES_MIN: usize = 8 << 10;
+
 /// Where a cursor takes pages from.
 #[derive(Debug, Clone, Default)]
 pub struct CursorOptions {
-    /// Looked into first, and given the pages that are read one by one.
+    /// Looked into first, and given the pages that are read one by one. Without it, partitions of the page index are
+    /// not kept either.
     pub cache: Option<Rc<PageCache>>,
-    /// How many bytes of consecutive pages are read at once, beside the cache; 0 for one page at a time.
+    /// How many bytes of consecutive pages are read at once, beside the cache; 0 for one page at a time. With a cache
+    /// only after the first few pages, unless the range begins after a key, as that of a scan does which goes on.
     pub read_ahead_bytes: usize,
 }
 
@@ -30,8 +41,16 @@ pub enum Step {
     Entry,
     /// The end of the range.
     End,
-    /// A page that must be read first: [`SegmentCursor::load`].
-    NeedsPage(PageNo),
+    /// Something must be read first: [`SegmentCursor::load`].
+    NeedsRead,
+}
+
+/// What must be read before a cursor goes on.
+#[derive(Debug, Clone, Copy)]
+enum Need {
+    /// A partition of the page index.
+    Index(u32),
+    Page(PagePlace),
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -58,6 +77,13 @@ pub struct SegmentCursor<E: Env> {
     direction: Direction,
     options: CursorOptions,
     state: State,
+    need: Option<Need>,
+    /// The partition of the page index that was used last.
+    index: Option<(u32, Rc<IndexPartition>)>,
+    /// Pages that are still to be read one by one.
+    pages_single: usize,
+    /// How many bytes are read at once next.
+    read_ahead_bytes: usize,
     page: Option<(PageNo, Rc<Page>)>,
     ahead: VecDeque<(PageNo, Rc<Page>)>,
     run: Run,
@@ -76,6 +102,15 @@ impl<E: Env> SegmentCursor<E> {
         if segment.is_trimmed() {
             range.raise_start(&segment.meta().key_min);
         }
+        let goes_on = match direction {
+            Direction::Forward => matches!(range.start(), Bound::Excluded(_)),
+            Direction::Backward => matches!(range.end(), Bound::Excluded(_)),
+        };
+        let (pages_single, read_ahead_bytes) = match (&options.cache, options.read_ahead_bytes) {
+            (_, 0) => (usize::MAX, 0),
+            (None, bytes) => (0, bytes),
+            (Some(_), bytes) => (if goes_on { 0 } else { CACHED_PAGES }, bytes.min(READ_AHEAD_BYTES_MIN)),
+        };
         Self {
             env,
             mask: segment.mask(),
@@ -84,6 +119,10 @@ impl<E: Env> SegmentCursor<E> {
             direction,
             options,
             state: State::Start,
+            need: None,
+            index: None,
+            pages_single,
+            read_ahead_bytes,
             page: None,
             ahead: VecDeque::new(),
             run: Run::default(),
@@ -99,13 +138,13 @@ impl<E: Env> SegmentCursor<E> {
     /// Goes to the next entry; `false` past the last one.
     ///
     /// # Errors
-    /// If a page cannot be read or is damaged.
+    /// If something cannot be read or is damaged.
     pub async fn advance(&mut self) -> Result<bool> {
         loop {
             match self.step()? {
                 Step::Entry => return Ok(true),
                 Step::End => return Ok(false),
-                Step::NeedsPage(page) => self.load(page).await?,
+                Step::NeedsRead => self.load().await?,
             }
         }
     }
@@ -143,23 +182,49 @@ impl<E: Env> SegmentCursor<E> {
                 Moved::Entry | Moved::Out => {
                     self.state = State::End;
                     self.page = None;
+                    self.index = None;
                     self.ahead.clear();
                 }
                 Moved::On => {}
-                Moved::Needs(page) => return Ok(Step::NeedsPage(page)),
+                Moved::Needs(need) => {
+                    self.need = Some(need);
+                    return Ok(Step::NeedsRead);
+                }
             }
         }
     }
 
-    /// Reads the page that [`SegmentCursor::step`] asked for.
+    /// Reads what [`SegmentCursor::step`] asked for.
     ///
     /// # Errors
     /// If it cannot be read or is damaged.
-    pub async fn load(&mut self, page: PageNo) -> Result<()> {
+    pub async fn load(&mut self) -> Result<()> {
+        match self.need.take() {
+            None => Ok(()),
+            Some(Need::Index(at)) => self.load_index(at).await,
+            Some(Need::Page(place)) => self.load_page(place).await,
+        }
+    }
+
+    async fn load_index(&mut self, at: u32) -> Result<()> {
+        let partition = Partition::Index(at);
+        let loaded = if self.options.cache.is_some() {
+            self.segment.partition(&self.env, partition).await?
+        } else {
+            self.segment.read_partition(&self.env, partition).await?
+        };
+        if let Loaded::Index(index) = loaded {
+            self.index = Some((at, index));
+        }
+        Ok(())
+    }
+
+    async fn load_page(&mut self, place: PagePlace) -> Result<()> {
+        let page = place.number;
         if let Some(cache) = &self.options.cache {
-            // With read-ahead, a cursor goes through far more than is worth caching.
-            let found = if self.options.read_ahead_bytes == 0 {
-                Some(self.segment.cached_page(&self.env, cache, page).await?)
+            let found = if self.pages_single > 0 {
+                self.pages_single -= 1;
+                Some(self.segment.cached_page(&self.env, cache, place).await?)
             } else {
                 cache.get(self.segment.meta().number, page)
             };
@@ -168,12 +233,14 @@ impl<E: Env> SegmentCursor<E> {
                 return Ok(());
             }
         }
+        let Some((_, index)) = &self.index else { return Err(self.segment.no_such_page()) };
+        let bytes_max = self.read_ahead_bytes;
         let first = match self.direction {
             Direction::Forward => page,
-            Direction::Backward => self.segment.first_of_stretch(page, self.options.read_ahead_bytes),
+            Direction::Backward => index.first_of_stretch(page, bytes_max),
         };
-        let bytes_max = self.options.read_ahead_bytes;
-        let pages = self.segment.stretch(&self.env, first, bytes_max).await?;
+        let pages = self.segment.stretch(&self.env, index, first, bytes_max).await?;
+        self.read_ahead_bytes = bytes_max.saturating_mul(2).min(self.options.read_ahead_bytes);
         let mut number = first;
         for read in pages {
             if number > page && self.direction == Direction::Backward {
@@ -204,13 +271,26 @@ impl<E: Env> SegmentCursor<E> {
         }
     }
 
-    /// The page, if it is in memory.
-    fn current(&mut self, page: PageNo) -> Option<Rc<Page>> {
+    /// The page, or what must be read first.
+    fn current(&mut self, page: PageNo) -> Result<Rc<Page>, Need> {
         let is_current = self.page.as_ref().is_some_and(|(number, _)| *number == page);
-        if !is_current && !self.take_ahead(page) {
-            return None;
+        let page_there = if is_current || self.take_ahead(page) { self.page.as_ref() } else { None };
+        if let Some((_, page)) = page_there {
+            return Ok(Rc::clone(page));
         }
-        self.page.as_ref().map(|(_, page)| page.clone())
+        let at = self.segment.directory.index_of_page(page).unwrap_or_default();
+        let place = self.index(at)?.page(page);
+        Err(place.map_or(Need::Index(at), Need::Page))
+    }
+
+    /// A partition of the page index, or that it must be read first.
+    fn index(&mut self, at: u32) -> Result<Rc<IndexPartition>, Need> {
+        if let Some((_, index)) = self.index.as_ref().filter(|(number, _)| *number == at) {
+            return Ok(Rc::clone(index));
+        }
+        let index = self.segment.residents.index(at).ok_or(Need::Index(at))?;
+        self.index = Some((at, Rc::clone(&index)));
+        Ok(index)
     }
 
     /// Goes to the first entry of the range, or beyond the last one in the direction's sense.
@@ -237,9 +317,16 @@ impl<E: Env> SegmentCursor<E> {
             }
         };
         let seq = if before_key { Seq::MAX } else { Seq::ZERO };
-        let page_no = self.segment.page_at(key, seq);
         let key = key.to_vec();
-        let Some(page) = self.current(page_no) else { return Ok(Moved::Needs(page_no)) };
+        let at = self.segment.directory.index_of(&key, seq);
+        let page_no = match self.index(at) {
+            Ok(index) => index.locate(&key, seq).number,
+            Err(need) => return Ok(Moved::Needs(need)),
+        };
+        let page = match self.current(page_no) {
+            Ok(page) => page,
+            Err(need) => return Ok(Moved::Needs(need)),
+        };
         let position = page.position(&key, seq)?;
         match self.direction {
             Direction::Forward if position >= page.entries() => self.leave(page_no),
@@ -277,7 +364,10 @@ impl<E: Env> SegmentCursor<E> {
 
     /// Goes to the first (or last) entry of a page.
     fn enter(&mut self, page_no: PageNo) -> Result<Moved> {
-        let Some(page) = self.current(page_no) else { return Ok(Moved::Needs(page_no)) };
+        let page = match self.current(page_no) {
+            Ok(page) => page,
+            Err(need) => return Ok(Moved::Needs(need)),
+        };
         let position = match self.direction {
             Direction::Forward => 0,
             Direction::Backward => page.entries().saturating_sub(1),
@@ -315,8 +405,8 @@ enum Moved {
     On,
     /// No entry follows.
     Out,
-    /// A page must be read before the same step is taken again.
-    Needs(PageNo),
+    /// Something must be read before the same step is taken again.
+    Needs(Need),
 }
 
 impl<E: Env> std::fmt::Debug for SegmentCursor<E> {

@@ -7,8 +7,9 @@
 //! |---|---|---|
 //! | header | 1 unit | the header's own last four bytes: it says whose the file is, so it must stand alone |
 //! | data pages | 1 unit or more each | page index |
-//! | filter, possibly absent | its units | meta page |
-//! | page index | its units | meta page |
+//! | partitions of the filter | their units | directory |
+//! | partitions of the page index | their units | directory |
+//! | directory | its units | meta page |
 //! | meta page | 1 unit | footer |
 //! | footer | 1 unit | the manifest |
 //!
@@ -21,7 +22,7 @@
 //! | bytes | field |
 //! |---|---|
 //! | 8 | magic `OPE-SEGM` |
-//! | 4 | format version, 1; first after the magic, since it says how to read the rest |
+//! | 4 | format version, 2; first after the magic, since it says how to read the rest |
 //! | 16 | store id |
 //! | 2 | shard |
 //! | 8 | segment number |
@@ -33,8 +34,9 @@
 //!
 //! | bytes | field |
 //! |---|---|
-//! | 8, 4 | filter: length in bytes without padding, 0 if absent; checksum |
-//! | 8, 4 | page index: the same |
+//! | 8 | length of all partitions of the filter, with their padding |
+//! | 8 | length of all partitions of the page index, with their padding |
+//! | 8, 4 | directory: length without padding; checksum |
 //! | 8 | length of all data pages |
 //! | 8 | number of data pages |
 //! | 8, 8, 8 | entries, tombstones, distinct keys |
@@ -58,8 +60,8 @@ use crate::ids::{CollectionId, Height, Seq, ShardId, StoreId};
 use crate::ops::KEY_BYTES_MAX;
 
 pub(super) const UNIT: u64 = op_engine_io::num::to_u64(IO_UNIT_BYTES);
-/// The only version of the format.
-pub(super) const VERSION: u32 = 1;
+/// The version that is written and read.
+pub(super) const VERSION: u32 = 2;
 const HEADER_MAGIC: [u8; 8] = *b"OPE-SEGM";
 const FOOTER_MAGIC: [u8; 8] = *b"OPE-SEGF";
 
@@ -169,7 +171,7 @@ impl Header {
     }
 }
 
-/// A part between the data pages and the meta page.
+/// A part between the data pages and the meta page: the directory or a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
     /// Without padding.
@@ -181,8 +183,9 @@ pub(super) struct Part {
 /// What the meta page says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MetaPage {
-    pub(super) filter: Part,
-    pub(super) index: Part,
+    pub(super) filter_bytes: u64,
+    pub(super) index_bytes: u64,
+    pub(super) directory: Part,
     pub(super) data_bytes: u64,
     pub(super) pages: u64,
     pub(super) entries: u64,
@@ -197,10 +200,10 @@ pub(super) struct MetaPage {
 impl MetaPage {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = ByteWriter::new();
-        for part in [self.filter, self.index] {
-            out.u64(part.bytes);
-            out.u32(part.crc);
-        }
+        out.u64(self.filter_bytes);
+        out.u64(self.index_bytes);
+        out.u64(self.directory.bytes);
+        out.u32(self.directory.crc);
         out.u64(self.data_bytes);
         out.u64(self.pages);
         out.u64(self.entries);
@@ -219,11 +222,10 @@ impl MetaPage {
 
     pub(super) fn decode(unit: &[u8]) -> Result<Self, Malformed> {
         let mut input = ByteReader::new(unit);
-        let mut part = || -> Result<Part, Malformed> { Ok(Part { bytes: input.u64()?, crc: input.u32()? }) };
-        let (filter, index) = (part()?, part()?);
         let meta = Self {
-            filter,
-            index,
+            filter_bytes: input.u64()?,
+            index_bytes: input.u64()?,
+            directory: Part { bytes: input.u64()?, crc: input.u32()? },
             data_bytes: input.u64()?,
             pages: input.u64()?,
             entries: input.u64()?,
@@ -238,13 +240,15 @@ impl MetaPage {
         Ok(meta)
     }
 
-    /// Where filter and page index begin, if the lengths add up to those of the file.
+    /// Where the parts begin, if their lengths add up to that of the file.
     pub(super) fn offsets(&self, file_bytes: u64) -> Option<Offsets> {
         let filter = UNIT.checked_add(self.data_bytes)?;
-        let index = filter.checked_add(padded(self.filter.bytes)?)?;
-        let meta = index.checked_add(padded(self.index.bytes)?)?;
+        let index = filter.checked_add(self.filter_bytes)?;
+        let directory = index.checked_add(self.index_bytes)?;
+        let meta = directory.checked_add(padded(self.directory.bytes)?)?;
         let end = meta.checked_add(2 * UNIT)?;
-        (end == file_bytes && self.data_bytes.is_multiple_of(UNIT)).then_some(Offsets { filter, index, meta })
+        let in_units = [filter, index, directory].iter().all(|offset| offset.is_multiple_of(UNIT));
+        (end == file_bytes && in_units).then_some(Offsets { filter, index, directory, meta })
     }
 }
 
@@ -253,6 +257,7 @@ impl MetaPage {
 pub(super) struct Offsets {
     pub(super) filter: u64,
     pub(super) index: u64,
+    pub(super) directory: u64,
     pub(super) meta: u64,
 }
 
@@ -287,10 +292,10 @@ impl Footer {
     }
 }
 
-/// A length in memory as a number for the format. Pages and indexes are far below 4 GiB.
+/// A length in memory as a number for the format. Pages, partitions and what counts I/O units are far below.
 #[expect(clippy::cast_possible_truncation, reason = "asserted in the line before")]
 pub(super) fn to_u32(value: usize) -> u32 {
-    assert!(value <= 0xffff_ffff, "parts of a segment are shorter than 4 GiB");
+    assert!(value <= 0xffff_ffff, "numbers of a segment have 32 bits");
     value as u32
 }
 
@@ -317,8 +322,9 @@ mod tests {
 
     fn meta() -> MetaPage {
         MetaPage {
-            filter: Part { bytes: 100, crc: 1 },
-            index: Part { bytes: 5000, crc: 2 },
+            filter_bytes: UNIT,
+            index_bytes: 2 * UNIT,
+            directory: Part { bytes: 100, crc: 2 },
             data_bytes: 3 * UNIT,
             pages: 2,
             entries: 10,
@@ -358,11 +364,17 @@ mod tests {
 
     #[test]
     fn parts_must_fill_the_file() {
-        let offsets = meta().offsets(UNIT * (1 + 3 + 1 + 2 + 2)).unwrap();
-        assert_eq!(offsets, Offsets { filter: 4 * UNIT, index: 5 * UNIT, meta: 7 * UNIT });
-        assert_eq!(meta().offsets(UNIT * 8), None);
-        assert_eq!(MetaPage { data_bytes: u64::MAX, ..meta() }.offsets(UNIT * 9), None);
-        assert_eq!(MetaPage { index: Part { bytes: u64::MAX, crc: 0 }, ..meta() }.offsets(UNIT * 9), None);
+        let offsets = meta().offsets(UNIT * (1 + 3 + 1 + 2 + 1 + 2)).unwrap();
+        let expected = Offsets { filter: 4 * UNIT, index: 5 * UNIT, directory: 7 * UNIT, meta: 8 * UNIT };
+        assert_eq!(offsets, expected);
+        assert_eq!(meta().offsets(UNIT * 9), None);
+        let lies = [
+            MetaPage { data_bytes: u64::MAX, ..meta() },
+            MetaPage { filter_bytes: UNIT - 1, index_bytes: 2 * UNIT + 1, ..meta() },
+            MetaPage { index_bytes: u64::MAX, ..meta() },
+            MetaPage { directory: Part { bytes: u64::MAX, crc: 0 }, ..meta() },
+        ];
+        assert!(lies.iter().all(|lie| lie.offsets(UNIT * 10).is_none()));
     }
 
     #[test]
@@ -377,7 +389,7 @@ mod tests {
         #[test]
         fn any_bytes_decode_or_fail(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             if let Ok(meta) = MetaPage::decode(&bytes) {
-                let _: Option<Offsets> = meta.offsets(UNIT * 9);
+                let _: Option<Offsets> = meta.offsets(UNIT * 10);
             }
             let _: (Result<_, _>, Result<_, _>) = (Header::decode(&bytes), Footer::decode(&bytes));
         }

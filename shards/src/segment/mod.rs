@@ -3,24 +3,35 @@
 //! Entries are in the order of [`crate::range::internal_order`]: keys ascending, and of one key the newest version
 //! first, so that a reader meets the version it wants before the older ones. The layout of a file is in [`format`].
 //!
-//! A point read asks the filter, then the page index, both in memory, and reads one page in one device read.
+//! A point read asks the filter, then the page index, both in memory if the budget allows, and reads one page in one
+//! device read. What of them is not in memory is read first, in partitions.
 
 mod builder;
 mod cursor;
+mod directory;
 mod filter;
 mod format;
 mod index;
 mod page;
+mod page_end;
+#[cfg(test)]
+mod partition_tests;
+mod partitions;
 mod reader;
+mod resident;
 #[cfg(test)]
 mod tests;
 mod verify;
 
 pub use builder::{SegmentBuilder, SegmentConfig};
 pub use cursor::{CursorOptions, SegmentCursor, Step};
-pub use filter::{Filter, FilterBuilder, FilterKey, FilterPartitions, FilterStep};
+pub use directory::Partition;
+pub use filter::filter_partition_of;
+pub use filter::{FilterBits, FilterBuilder, FilterKey, FilterPartition, FilterPartitions, FilterStep};
 pub use format::SegmentHome;
-pub use index::{IndexWriter, PageIndex};
+pub use index::{Bound, IndexPart, IndexPartition, IndexWriter, PageNo, PagePlace, Span};
 pub use page::{EntryRef, Lookup, Page, PageWriter};
-pub use reader::{PageNo, Segment};
+pub use partitions::Completeness;
+pub use reader::{Candidate, Segment};
+pub use resident::{Loaded, PartitionBytes, PartitionCache};
 pub use verify::verify;

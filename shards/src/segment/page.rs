@@ -115,6 +115,21 @@ impl PageWriter {
         (&self.last_key, self.last_seq)
     }
 
+    /// Where the page would end, to come back to with [`PageWriter::truncate`].
+    pub(super) fn mark(&self) -> PageMark {
+        PageMark { entries: self.entries.len(), runs: self.runs.len(), count: self.count }
+    }
+
+    /// Takes back what was pushed after a mark, before which the last entry was this one.
+    pub(super) fn truncate(&mut self, mark: PageMark, last_key: &[u8], last_seq: Seq) {
+        self.entries.truncate(mark.entries);
+        self.runs.truncate(mark.runs);
+        self.count = mark.count;
+        self.last_key.clear();
+        self.last_key.extend_from_slice(last_key);
+        self.last_seq = last_seq;
+    }
+
     /// Ends the page, writes it with its padding, and begins the next one.
     pub fn finish(&mut self, page: &mut Vec<u8>) {
         page.clear();
@@ -133,6 +148,14 @@ impl PageWriter {
         self.runs.clear();
         self.count = 0;
     }
+}
+
+/// A place between two entries of a page in the making.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct PageMark {
+    entries: usize,
+    runs: usize,
+    count: usize,
 }
 
 /// What a search in a page comes to.

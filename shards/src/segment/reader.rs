@@ -1,4 +1,4 @@
-//! An open segment: filter and page index in memory, pages on request.
+//! An open segment: its directory in memory, partitions of filter and page index as the budget allows, pages on request.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,10 +6,12 @@ use std::rc::Rc;
 use op_engine_io::num::{to_u64, to_usize};
 use op_engine_io::{Env, File as _, FileName, IO_UNIT_BYTES, IoBuf, OpenMode};
 
-use super::filter::Filter;
+use super::directory::{Directory, Partition};
 use super::format::{Checksum, Footer, Header, MetaPage, Offsets, Part, SegmentHome, UNIT, VERSION, padded};
-use super::index::PageIndex;
+use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{Lookup, Page};
+use super::partitions::Loading;
+use super::resident::{PartitionCache, Residents};
 use crate::cache::PageCache;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -19,66 +21,68 @@ use crate::range::{Direction, KeyRange};
 use crate::segment_meta::SegmentMeta;
 use crate::visibility::Mask;
 
-/// How much of a filter or index is read at once.
+/// How much of a directory is read at once.
 const PART_READ_BYTES: usize = 256 << 10;
+/// What is read of the end of a file at once. A small segment has its partitions there too.
+const TAIL_BYTES: u64 = 32 << 10;
 
-/// The number of a page in its segment, from 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PageNo(pub u32);
-
-impl PageNo {
-    pub(super) fn index(self) -> usize {
-        super::format::from_u32(self.0)
-    }
-
-    pub(super) fn new(index: usize) -> Self {
-        Self(super::format::to_u32(index))
-    }
-
-    /// The page after it.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0.saturating_add(1))
-    }
+/// What a segment says of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Candidate {
+    /// It does not have the key.
+    Absent,
+    /// If it has the key, then in this page.
+    Page(PagePlace),
+    /// A partition that is not in memory must tell: [`Segment::partition`], then [`Segment::candidate_in`].
+    Needs(Partition),
 }
 
 /// An open segment.
 pub struct Segment<E: Env> {
-    file: E::File,
-    name: FileName,
-    checksum: Checksum,
+    pub(super) file: E::File,
+    pub(super) name: FileName,
+    pub(super) checksum: Checksum,
     meta: SegmentMeta,
     /// The lowest key in the file. Those below the one of `meta` count no more.
     file_key_min: Vec<u8>,
     keys: u64,
-    filter: Option<Filter>,
-    index: PageIndex,
+    pub(super) directory: Rc<Directory>,
+    pub(super) residents: Rc<Residents>,
+    pub(super) loading: RefCell<Loading>,
     mask: RefCell<Rc<Mask>>,
     /// The rollbacks whose dead entries were left out when it was written. Empty after an open.
     clean_of: RefCell<Vec<Seq>>,
 }
 
 impl<E: Env> Segment<E> {
-    /// Opens a segment and checks everything but its pages.
+    /// Opens a segment and checks everything but its pages and partitions. Partitions that are read are kept in
+    /// `cache`.
     ///
     /// # Errors
     /// [`Error::Missing`], [`Error::Corruption`], [`Error::Foreign`] or [`Error::UnsupportedVersion`] if the file is not
     /// the one that `meta` tells of; [`Error::Io`] if it cannot be read.
-    pub async fn open(env: &E, home: SegmentHome, meta: SegmentMeta, mask: Mask) -> Result<Rc<Self>> {
+    pub async fn open(
+        env: &E,
+        home: SegmentHome,
+        meta: SegmentMeta,
+        mask: Mask,
+        cache: &Rc<PartitionCache>,
+    ) -> Result<Rc<Self>> {
         let mut faults = Vec::new();
-        let loaded = Self::load(env, home, meta, mask, &mut faults).await;
+        let loaded = Self::load(env, home, meta, mask, cache, &mut faults).await;
         match faults.into_iter().next() {
             Some(fault) => Err(fault),
             None => loaded.map(Rc::new),
         }
     }
 
-    /// Opens a segment as far as it goes: faults of header and filter, without which pages can be read, are listed.
+    /// Opens a segment as far as it goes: faults of the header, without which pages can be read, are listed.
     pub(super) async fn load(
         env: &E,
         home: SegmentHome,
         meta: SegmentMeta,
         mask: Mask,
+        cache: &Rc<PartitionCache>,
         faults: &mut Vec<Error>,
     ) -> Result<Self> {
         let name = home.file_name(meta.number);
@@ -88,44 +92,58 @@ impl<E: Env> Segment<E> {
             }
             error => error.into(),
         })?;
-        let loader = Loader { env, file: &file, name, checksum: home.checksum(meta.number) };
+        let mut loader =
+            Loader { env, file: &file, name, checksum: home.checksum(meta.number), tail: Vec::new() };
         loader.check_length(&meta).await?;
+        let tail_at = loader.read_tail(&meta).await?;
         loader.check_header(home, &meta).await.or_else(|fault| found(faults, fault))?;
-        let (page, offsets) = loader.meta_page(&meta).await?;
-        let index_bytes = loader.part(offsets.index, page.index).await?;
-        let index = PageIndex::decode(&index_bytes, page.pages, page.data_bytes)
-            .map_err(|why| Error::malformed(name, offsets.index, why))?;
-        let filter = match loader.filter(offsets.filter, page.filter).await {
-            Ok(filter) => filter,
-            Err(fault) => {
-                found(faults, fault)?;
-                None
-            }
-        };
-        let checksum = loader.checksum;
-        Ok(Self {
+        let (page, offsets) = loader.meta_page(&meta)?;
+        let bytes = loader.directory(tail_at, offsets.directory, page.directory).await?;
+        let directory = Directory::decode(&bytes, &page, &offsets)
+            .map_err(|why| Error::malformed(name, offsets.directory, why))?;
+        let (checksum, tail) = (loader.checksum, loader.tail);
+        let segment = Self {
             file,
             name,
             checksum,
             keys: page.keys,
             file_key_min: page.key_min,
             meta,
-            filter,
-            index,
+            residents: Residents::new(cache, &directory),
+            directory: Rc::new(directory),
+            loading: RefCell::default(),
             mask: RefCell::new(Rc::new(mask)),
             clean_of: RefCell::default(),
-        })
+        };
+        segment.keep_tail(tail_at, &tail);
+        Ok(segment)
+    }
+
+    /// Keeps the partitions that came with the end of the file. One that is damaged is told when it is needed.
+    fn keep_tail(&self, tail_at: u64, tail: &[u8]) {
+        let partitions = self.directory.partitions();
+        for (partition, place) in partitions.filter(|(_, place)| place.offset() >= tail_at && place.bytes > 0)
+        {
+            let _: Result<bool> = self.keep_all(tail_at, tail, &[(partition, place)]);
+        }
     }
 
     /// The same segment without the keys below the lowest one of `meta`, for readers to come.
-    ///
-    /// # Errors
-    /// As [`Segment::open`].
-    pub async fn trimmed(&self, env: &E, home: SegmentHome, meta: SegmentMeta) -> Result<Rc<Self>> {
-        let trimmed = Self::open(env, home, meta, Mask::default()).await?;
-        trimmed.set_mask(self.true_mask().as_ref().clone());
-        trimmed.set_clean_of(self.clean_of.borrow().clone());
-        Ok(trimmed)
+    #[must_use]
+    pub fn trimmed(&self, meta: SegmentMeta) -> Rc<Self> {
+        Rc::new(Self {
+            file: self.file.clone(),
+            name: self.name,
+            checksum: self.checksum,
+            meta,
+            file_key_min: self.file_key_min.clone(),
+            keys: self.keys,
+            directory: Rc::clone(&self.directory),
+            residents: Rc::clone(&self.residents),
+            loading: RefCell::default(),
+            mask: self.mask.clone(),
+            clean_of: self.clean_of.clone(),
+        })
     }
 
     /// What the manifest holds of it.
@@ -162,7 +180,7 @@ impl<E: Env> Segment<E> {
     /// How many pages it has.
     #[must_use]
     pub fn pages(&self) -> usize {
-        self.index.pages()
+        self.directory.pages()
     }
 
     /// How many distinct keys it has.
@@ -171,15 +189,14 @@ impl<E: Env> Segment<E> {
         self.keys
     }
 
-    /// The memory that filter, index and keys take.
+    /// The memory that it takes: its directory, the partitions that are there, and its keys.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         size_of::<Self>()
             + self.file_key_min.len()
             + self.meta.key_min.len()
             + self.meta.key_max.len()
-            + self.index.memory_bytes()
-            + self.filter.as_ref().map_or(0, Filter::memory_bytes)
+            + to_usize(self.residents.bytes())
     }
 
     /// The rollbacks that matter for its entries.
@@ -213,23 +230,21 @@ impl<E: Env> Segment<E> {
         self.clean_of.borrow().contains(&rollback)
     }
 
-    /// Whether a key with this hash may be in it. `false` is certain.
+    /// Where the newest version of a key at or below a view is, if it is in this segment: judged by its ranges, by the
+    /// filter for this hash of the key, and by the page index.
     #[must_use]
-    pub fn may_contain(&self, hash: u64) -> bool {
-        self.filter.as_ref().is_none_or(|filter| filter.may_contain(hash))
-    }
-
-    /// The page in which the newest version of a key at or below a view is, if any is; `None` if the segment's
-    /// ranges rule it out.
-    #[must_use]
-    pub fn locate(&self, key: &[u8], view: Seq) -> Option<PageNo> {
-        self.covers(key, view).then(|| self.page_at(key, view))
-    }
-
-    /// As [`Segment::locate`], for a key with this hash: `None`, too, if the filter rules it out.
-    #[must_use]
-    pub fn candidate(&self, key: &[u8], hash: u64, view: Seq) -> Option<PageNo> {
-        (self.covers(key, view) && self.may_contain(hash)).then(|| self.page_at(key, view))
+    pub fn candidate(&self, key: &[u8], hash: u64, view: Seq) -> Candidate {
+        if !self.covers(key, view) {
+            return Candidate::Absent;
+        }
+        if let Some(at) = self.directory.filter_of(hash) {
+            match self.residents.filter(at) {
+                None => return Candidate::Needs(Partition::Filter(at)),
+                Some(filter) if !filter.may_contain(hash) => return Candidate::Absent,
+                Some(_) => {}
+            }
+        }
+        self.in_index(key, view)
     }
 
     /// Whether the segment's ranges leave room for a version of a key that a view sees.
@@ -239,35 +254,22 @@ impl<E: Env> Segment<E> {
         meta.seq_min <= view && meta.key_min.as_slice() <= key && key <= meta.key_max.as_slice()
     }
 
-    /// The page in which the first entry at or after (`key`, `seq`) is, if any is.
-    pub(super) fn page_at(&self, key: &[u8], seq: Seq) -> PageNo {
-        PageNo::new(self.index.locate(key, seq))
-    }
-
-    /// Whether versions of `key` go on from the page before into this one. Decides whether [`Lookup::NextPage`] is
-    /// followed.
-    #[must_use]
-    pub fn goes_on_with(&self, page: PageNo, key: &[u8]) -> bool {
-        self.index.goes_on_with(page.index(), key)
-    }
-
     /// Reads one page in one device read and verifies it.
     ///
     /// # Errors
     /// [`Error::Corruption`] or [`Error::Io`].
-    pub async fn page(&self, env: &E, page: PageNo) -> Result<Rc<Page>> {
-        let buf = self.fetch_page(env, page).await?;
-        Ok(Rc::new(self.decode_page(page, &buf)?))
+    pub async fn page(&self, env: &E, place: PagePlace) -> Result<Rc<Page>> {
+        let buf = self.fetch_page(env, place).await?;
+        Ok(Rc::new(self.decode_page(place, &buf)?))
     }
 
     /// Reads one page in one device read, for [`Segment::decode_page`].
     ///
     /// # Errors
     /// [`Error::Corruption`] or [`Error::Io`].
-    pub async fn fetch_page(&self, env: &E, page: PageNo) -> Result<IoBuf> {
-        let (start, bytes) = self.index.range(page.index()).ok_or_else(|| self.no_such_page())?;
-        let buf = env.read_buffer(to_usize(bytes)).await;
-        let (buf, result) = self.file.read_at(UNIT + start, buf).await;
+    pub async fn fetch_page(&self, env: &E, place: PagePlace) -> Result<IoBuf> {
+        let buf = env.read_buffer(to_usize(place.bytes())).await;
+        let (buf, result) = self.file.read_at(place.offset(), buf).await;
         result.map_err(|error| self.read_error(error))?;
         Ok(buf)
     }
@@ -276,59 +278,55 @@ impl<E: Env> Segment<E> {
     ///
     /// # Errors
     /// [`Error::Corruption`].
-    pub fn decode_page(&self, page: PageNo, buf: &IoBuf) -> Result<Page> {
-        let (start, bytes) = self.index.range(page.index()).ok_or_else(|| self.no_such_page())?;
-        let bytes = buf.as_slice().get(..to_usize(bytes)).unwrap_or_default();
-        self.verified(page.index(), UNIT + start, bytes)
+    pub fn decode_page(&self, place: PagePlace, buf: &IoBuf) -> Result<Page> {
+        self.verified(place, buf.as_slice())
     }
 
-    /// Reads the pages from `first` on that fit into `bytes_max`, at least one, in one device read, and verifies them.
-    pub(super) async fn stretch(&self, env: &E, first: PageNo, bytes_max: usize) -> Result<Vec<Rc<Page>>> {
-        let (count, bytes) = self.index.stretch(first.index(), bytes_max);
-        let (start, _) = self.index.range(first.index()).ok_or_else(|| self.no_such_page())?;
+    /// Reads the pages of a partition from `first` on that fit into `bytes_max`, at least one, in one device read, and
+    /// verifies them.
+    pub(super) async fn stretch(
+        &self,
+        env: &E,
+        index: &IndexPartition,
+        first: PageNo,
+        bytes_max: usize,
+    ) -> Result<Vec<Rc<Page>>> {
+        let (count, bytes) = index.stretch(first, bytes_max);
+        let start = index.page(first).ok_or_else(|| self.no_such_page())?.offset();
         let buf = env.read_buffer(to_usize(bytes)).await;
-        let (buf, result) = self.file.read_at(UNIT + start, buf).await;
+        let (buf, result) = self.file.read_at(start, buf).await;
         result.map_err(|error| self.read_error(error))?;
-        let mut pages = Vec::with_capacity(count);
-        for number in first.index()..first.index() + count {
-            let (at, len) = self.index.range(number).ok_or_else(|| self.no_such_page())?;
-            let relative = to_usize(at - start);
-            let bytes = buf.as_slice().get(relative..relative + to_usize(len)).unwrap_or_default();
-            pages.push(Rc::new(self.verified(number, UNIT + at, bytes)?));
+        let mut pages = Vec::new();
+        for number in first.0..first.0.saturating_add(count) {
+            let place = index.page(PageNo(number)).ok_or_else(|| self.no_such_page())?;
+            let bytes = buf.as_slice().get(to_usize(place.offset() - start)..).unwrap_or_default();
+            pages.push(Rc::new(self.verified(place, bytes)?));
         }
         Ok(pages)
     }
 
-    /// The first page of a stretch of at most `bytes_max` that ends with `last`.
-    pub(super) fn first_of_stretch(&self, last: PageNo, bytes_max: usize) -> PageNo {
-        let mut first = last.index();
-        while let Some(before) = first.checked_sub(1) {
-            let (count, _) = self.index.stretch(before, bytes_max);
-            if before + count <= last.index() {
-                break;
-            }
-            first = before;
+    fn verified(&self, place: PagePlace, bytes: &[u8]) -> Result<Page> {
+        let bytes = bytes.get(..to_usize(place.bytes())).unwrap_or_default();
+        if place.crc != self.checksum.of(bytes) {
+            return Err(Error::corruption(
+                self.name,
+                place.offset(),
+                "the checksum of a page does not match",
+            ));
         }
-        PageNo::new(first)
-    }
-
-    fn verified(&self, number: usize, offset: u64, bytes: &[u8]) -> Result<Page> {
-        if self.index.crc(number) != Some(self.checksum.of(bytes)) {
-            return Err(Error::corruption(self.name, offset, "the checksum of a page does not match"));
-        }
-        Page::parse(self.name, offset, bytes)
+        Page::parse(self.name, place.offset(), bytes)
     }
 
     /// A page through the cache.
     ///
     /// # Errors
     /// As [`Segment::page`].
-    pub async fn cached_page(&self, env: &E, cache: &PageCache, page: PageNo) -> Result<Rc<Page>> {
-        if let Some(found) = cache.get(self.meta.number, page) {
+    pub async fn cached_page(&self, env: &E, cache: &PageCache, place: PagePlace) -> Result<Rc<Page>> {
+        if let Some(found) = cache.get(self.meta.number, place.number) {
             return Ok(found);
         }
-        let read = self.page(env, page).await?;
-        cache.insert(self.meta.number, page, read.clone());
+        let read = self.page(env, place).await?;
+        cache.insert(self.meta.number, place.number, read.clone());
         Ok(read)
     }
 
@@ -336,36 +334,47 @@ impl<E: Env> Segment<E> {
     /// it hides what is in older places.
     ///
     /// # Errors
-    /// As [`Segment::page`].
+    /// As [`Segment::page`] and [`Segment::partition`].
     pub async fn get(
-        &self,
+        self: &Rc<Self>,
         env: &E,
         cache: &PageCache,
         key: &[u8],
         hash: u64,
         view: Seq,
     ) -> Result<Option<(Seq, Option<Value>)>> {
-        let Some(mut page) = self.candidate(key, hash, view) else { return Ok(None) };
         let mask = self.mask();
+        let mut candidate = self.candidate(key, hash, view);
+        let mut onward = None;
         loop {
-            match self.cached_page(env, cache, page).await?.find(key, view, &mask)? {
+            let place = match candidate {
+                Candidate::Absent => return Ok(None),
+                Candidate::Page(place) => place,
+                Candidate::Needs(partition) => {
+                    let loaded = self.partition(env, partition).await?;
+                    candidate = match onward {
+                        None => self.candidate_in(&loaded, key, hash, view),
+                        Some(page) => loaded.place(page),
+                    };
+                    continue;
+                }
+            };
+            match self.cached_page(env, cache, place).await?.find(key, view, &mask)? {
                 Lookup::Found(seq, value) => return Ok(Some((seq, value))),
-                Lookup::NextPage if self.goes_on_with(page.next(), key) => page = page.next(),
+                Lookup::NextPage if place.goes_on => {
+                    onward = Some(place.number.next());
+                    candidate = self.place(place.number.next());
+                }
                 Lookup::Absent | Lookup::NextPage => return Ok(None),
             }
         }
     }
 
-    /// Where a page begins in the file.
-    pub(super) fn page_offset(&self, page: PageNo) -> u64 {
-        self.index.range(page.index()).map_or(0, |(start, _)| UNIT + start)
-    }
-
-    fn no_such_page(&self) -> Error {
+    pub(super) fn no_such_page(&self) -> Error {
         Error::corruption(self.name, UNIT, "the page index refers to a page that does not exist")
     }
 
-    fn read_error(&self, error: op_engine_io::Error) -> Error {
+    pub(super) fn read_error(&self, error: op_engine_io::Error) -> Error {
         short_file(self.name, error)
     }
 }
@@ -403,6 +412,8 @@ struct Loader<'a, E: Env> {
     file: &'a E::File,
     name: FileName,
     checksum: Checksum,
+    /// The end of the file.
+    tail: Vec<u8>,
 }
 
 impl<E: Env> Loader<'_, E> {
@@ -430,10 +441,17 @@ impl<E: Env> Loader<'_, E> {
         if len > meta.file_bytes {
             return Err(self.corruption(meta.file_bytes, "bytes follow the end of the segment"));
         }
-        if meta.file_bytes < 5 * UNIT || !meta.file_bytes.is_multiple_of(UNIT) {
+        if meta.file_bytes < 6 * UNIT || !meta.file_bytes.is_multiple_of(UNIT) {
             return Err(self.corruption(0, "no segment has such a length"));
         }
         Ok(())
+    }
+
+    /// Reads the end of the file, and tells where that begins.
+    async fn read_tail(&mut self, meta: &SegmentMeta) -> Result<u64> {
+        let bytes = meta.file_bytes.min(TAIL_BYTES);
+        self.tail = self.read(meta.file_bytes - bytes, bytes).await?;
+        Ok(meta.file_bytes - bytes)
     }
 
     /// An unreadable header says nothing of whose the file is; a sound one of another file does.
@@ -467,10 +485,10 @@ impl<E: Env> Loader<'_, E> {
         Ok(())
     }
 
-    async fn meta_page(&self, meta: &SegmentMeta) -> Result<(MetaPage, Offsets)> {
+    fn meta_page(&self, meta: &SegmentMeta) -> Result<(MetaPage, Offsets)> {
         let footer_at = meta.file_bytes - UNIT;
         let meta_at = footer_at - UNIT;
-        let units = self.read(meta_at, 2 * UNIT).await?;
+        let (_, units) = self.tail.split_at(self.tail.len() - 2 * IO_UNIT_BYTES);
         let (meta_unit, footer_unit) = units.split_at(IO_UNIT_BYTES);
         if self.checksum.of(footer_unit) != meta.footer_crc {
             return Err(self.corruption(footer_at, "the checksum of the footer does not match"));
@@ -499,21 +517,19 @@ impl<E: Env> Loader<'_, E> {
         Ok((page, offsets))
     }
 
-    /// A part without its padding. Its length was checked against the file's.
-    async fn part(&self, offset: u64, part: Part) -> Result<Vec<u8>> {
-        let mut bytes = self.read(offset, padded(part.bytes).unwrap_or_default()).await?;
+    /// The directory without its padding. Its length was checked against the file's.
+    async fn directory(&self, tail_at: u64, offset: u64, part: Part) -> Result<Vec<u8>> {
+        let bytes = padded(part.bytes).unwrap_or_default();
+        let in_tail =
+            offset.checked_sub(tail_at).and_then(|at| self.tail.get(to_usize(at)..to_usize(at + bytes)));
+        let mut bytes = match in_tail {
+            Some(bytes) => bytes.to_vec(),
+            None => self.read(offset, bytes).await?,
+        };
         if self.checksum.of(&bytes) != part.crc {
-            return Err(self.corruption(offset, "the checksum of a filter or page index does not match"));
+            return Err(self.corruption(offset, "the checksum of the directory does not match"));
         }
         bytes.truncate(to_usize(part.bytes));
         Ok(bytes)
-    }
-
-    async fn filter(&self, offset: u64, part: Part) -> Result<Option<Filter>> {
-        if part.bytes == 0 {
-            return Ok(None);
-        }
-        let bytes = self.part(offset, part).await?;
-        Filter::decode(&bytes).map(Some).map_err(|why| Error::malformed(self.name, offset, why))
     }
 }

@@ -4,18 +4,21 @@ use std::rc::Rc;
 
 use op_engine_io::Env;
 
-use super::filter::FilterKey;
-use super::format::SegmentHome;
+use super::directory::Partition;
+use super::filter::{FilterKey, FilterPartition};
+use super::format::{SegmentHome, from_u32};
+use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{Page, Run};
-use super::reader::{PageNo, Segment};
+use super::reader::Segment;
+use super::resident::{Loaded, PartitionCache};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::range::internal_order;
 use crate::segment_meta::SegmentMeta;
 use crate::visibility::Mask;
 
-/// Checks the file of a segment: every checksum, the order, the ranges and counts, and that the filter knows every key.
-/// Returns all faults; none if the file is sound.
+/// Checks the file of a segment: every checksum, the order, the ranges and counts, that the page index leads to every
+/// entry, and that the filter knows every key. Returns all faults; none if the file is sound.
 ///
 /// # Errors
 /// Only if the machine stops: what cannot be read is a fault of the file.
@@ -26,7 +29,7 @@ pub async fn verify<E: Env>(
     filter_key: &FilterKey,
 ) -> Result<Vec<Error>> {
     let mut faults = Vec::new();
-    match Segment::load(env, home, meta, Mask::default(), &mut faults).await {
+    match Segment::load(env, home, meta, Mask::default(), &PartitionCache::new(0), &mut faults).await {
         Ok(segment) => faults.append(&mut segment.verify_all(env, filter_key).await?),
         Err(Error::Io(op_engine_io::Error::Stopped)) => return Err(op_engine_io::Error::Stopped.into()),
         Err(fault) => faults.push(fault),
@@ -35,34 +38,44 @@ pub async fn verify<E: Env>(
 }
 
 impl<E: Env> Segment<E> {
-    /// Checks all pages of an open segment, as [`verify`] does.
+    /// Checks all partitions and pages of an open segment, as [`verify`] does. The filter is in memory meanwhile.
     ///
     /// # Errors
     /// Only if the machine stops.
     pub async fn verify_all(&self, env: &E, filter_key: &FilterKey) -> Result<Vec<Error>> {
+        let filters = Vec::with_capacity(self.directory.filters());
+        let (faults, seen) = (Vec::new(), Seen::default());
         let mut check =
-            Check { segment: self, filter_key, faults: Vec::new(), last: None, seen: Seen::default() };
-        let mut complete = true;
-        for number in 0..self.pages() {
-            let page_no = PageNo::new(number);
-            let read = self.page(env, page_no).await;
-            match read.and_then(|page| check.page(page_no, &page)) {
-                Ok(()) => {}
-                Err(Error::Io(op_engine_io::Error::Stopped)) => {
-                    return Err(op_engine_io::Error::Stopped.into());
-                }
-                Err(fault) => {
-                    complete = false;
-                    check.last = None;
-                    check.faults.push(fault);
-                }
-            }
-            env.yield_now().await;
+            Check { segment: self, filter_key, filters, faults, last: None, seen, complete: true };
+        for at in (0..).take(self.directory.filters()) {
+            let place = self.directory.place(Partition::Filter(at));
+            let filter = match place {
+                Some(place) if place.bytes > 0 => check.read(env, Partition::Filter(at)).await?,
+                _ => None,
+            };
+            check.filters.push(match filter {
+                Some(Loaded::Filter(filter)) => Some(filter),
+                _ => None,
+            });
         }
-        if complete {
+        for at in (0..).take(self.directory.indexes()) {
+            match check.read(env, Partition::Index(at)).await? {
+                Some(Loaded::Index(index)) => check.pages(env, at, &index).await?,
+                _ => check.skip(),
+            }
+        }
+        if check.complete {
             check.totals();
         }
         Ok(check.faults)
+    }
+}
+
+/// A fault of the file, unless it is the machine that has stopped.
+fn unless_stopped(fault: Error) -> Result<Error> {
+    match fault {
+        Error::Io(op_engine_io::Error::Stopped) => Err(fault),
+        fault => Ok(fault),
     }
 }
 
@@ -79,41 +92,88 @@ struct Seen {
 struct Check<'a, E: Env> {
     segment: &'a Segment<E>,
     filter_key: &'a FilterKey,
+    /// The partitions of the filter; none where one is damaged or lets every key pass.
+    filters: Vec<Option<Rc<FilterPartition>>>,
     faults: Vec<Error>,
     last: Option<(Vec<u8>, Seq)>,
     seen: Seen,
+    /// All entries have been seen.
+    complete: bool,
 }
 
 impl<E: Env> Check<'_, E> {
-    fn page(&mut self, page_no: PageNo, page: &Rc<Page>) -> Result<()> {
+    /// A partition, or none and a fault.
+    async fn read(&mut self, env: &E, partition: Partition) -> Result<Option<Loaded>> {
+        let read = self.segment.read_partition(env, partition).await;
+        env.yield_now().await;
+        match read {
+            Ok(loaded) => Ok(Some(loaded)),
+            Err(fault) => {
+                self.faults.push(unless_stopped(fault)?);
+                Ok(None)
+            }
+        }
+    }
+
+    /// Goes on after entries that cannot be seen.
+    fn skip(&mut self) {
+        self.complete = false;
+        self.last = None;
+    }
+
+    /// Checks the pages of a partition of the page index.
+    async fn pages(&mut self, env: &E, at: u32, index: &IndexPartition) -> Result<()> {
+        let Some((span, _, _)) = self.segment.directory.span(at) else { return Ok(()) };
+        for number in (span.first..).take(from_u32(span.pages)) {
+            let Some(place) = index.page(PageNo(number)) else { continue };
+            let read = self.segment.page(env, place).await;
+            if let Err(fault) = read.and_then(|page| self.page(at, index, place, &page)) {
+                self.skip();
+                self.faults.push(unless_stopped(fault)?);
+            }
+            env.yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn page(&mut self, at: u32, index: &IndexPartition, place: PagePlace, page: &Rc<Page>) -> Result<()> {
         let mut run = Run::default();
         for number in 0..page.runs() {
             page.load_run(number, &mut run)?;
-            for at in 0..run.len() {
-                if let Some(entry) = run.get(at, page) {
-                    self.entry(page_no, entry.key, entry.seq, entry.value.is_none());
+            for nth in 0..run.len() {
+                let Some(entry) = run.get(nth, page) else { continue };
+                let leads_here = self.segment.directory.index_of(entry.key, entry.seq) == at
+                    && index.locate(entry.key, entry.seq) == place;
+                if !leads_here {
+                    self.fault(place, "the page index leads elsewhere for an entry of this page");
                 }
+                self.entry(place, entry.key, entry.seq, entry.value.is_none());
             }
         }
         Ok(())
     }
 
-    fn fault(&mut self, page: PageNo, what: &str) {
-        self.faults.push(Error::corruption(self.segment.file_name(), self.segment.page_offset(page), what));
+    fn fault(&mut self, page: PagePlace, what: &str) {
+        self.faults.push(Error::corruption(self.segment.file_name(), page.offset(), what));
     }
 
-    fn entry(&mut self, page: PageNo, key: &[u8], seq: Seq, tombstone: bool) {
+    /// Whether the filter lets a key pass.
+    fn passes(&self, key: &[u8]) -> bool {
+        let hash = self.filter_key.hash(key);
+        let at = self.segment.directory.filter_of(hash);
+        let filter = at.and_then(|at| self.filters.get(from_u32(at))?.as_ref());
+        filter.is_none_or(|filter| filter.may_contain(hash))
+    }
+
+    fn entry(&mut self, page: PagePlace, key: &[u8], seq: Seq, tombstone: bool) {
         let last = self.last.as_ref().map(|(last_key, last_seq)| (last_key.as_slice(), *last_seq));
         if last.is_some_and(|last| internal_order(last, (key, seq)).is_ge()) {
             self.fault(page, "entries are out of order");
         }
-        if self.segment.page_at(key, seq) != page {
-            self.fault(page, "the page index leads elsewhere for an entry of this page");
-        }
         let is_new_key = self.last.as_ref().is_none_or(|(last_key, _)| last_key != key);
         if is_new_key {
             self.seen.keys += 1;
-            if !self.segment.may_contain(self.filter_key.hash(key)) {
+            if !self.passes(key) {
                 self.fault(page, "the filter does not know a key of this page");
             }
         }

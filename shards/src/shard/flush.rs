@@ -16,7 +16,7 @@ use crate::memtable::{Memtable, Version};
 use crate::message::Event;
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
-use crate::segment::{Segment, SegmentBuilder, SegmentConfig};
+use crate::segment::{FilterBits, Segment, SegmentBuilder, SegmentConfig};
 use crate::segment_meta::{Place, SegmentMeta};
 use crate::visibility::Mask;
 
@@ -184,7 +184,9 @@ impl<E: Env> Shard<E> {
         let mut segments = Vec::with_capacity(metas.len());
         for meta in metas {
             let left_out = self.state.borrow().left_out(&meta, retention);
-            let segment = Segment::open(&self.env, self.home, meta, Mask::default()).await?;
+            let segment =
+                Segment::open(&self.env, self.home, meta, Mask::default(), &self.partitions).await?;
+            segment.load_partitions(&self.env).await?;
             segment.set_clean_of(left_out);
             segments.push(segment);
         }
@@ -207,7 +209,7 @@ impl<E: Env> Shard<E> {
         let horizon = retention.horizon;
         let mut output = Output { shard: self, spec: &spec, horizon, parts: Default::default() };
         let mut after: Option<Box<[u8]>> = None;
-        let mut slice_began = self.env.now();
+        let mut slice_ends = self.env.now() + self.env.background_slice();
         loop {
             let keys = copy_keys(&memtable.borrow(), collection, after.as_deref());
             let Some((last, _)) = keys.last() else { break };
@@ -215,9 +217,9 @@ impl<E: Env> Shard<E> {
             for key in &keys {
                 output.add(memtable, key, &mask, &retention.of(spec.history, bottom)).await?;
             }
-            if self.env.now().saturating_sub(slice_began) >= self.env.background_slice() {
+            if self.env.now() >= slice_ends {
                 self.env.yield_now().await;
-                slice_began = self.env.now();
+                slice_ends = self.env.now() + self.env.background_slice();
             }
         }
         output.finish(memtable).await
@@ -232,11 +234,16 @@ impl<E: Env> Shard<E> {
     }
 
     /// Begins a segment.
-    pub(super) async fn begin_segment(&self, collection: CollectionId) -> Result<SegmentBuilder<E>> {
+    pub(super) async fn begin_segment(
+        &self,
+        collection: CollectionId,
+        filter_bits: FilterBits,
+    ) -> Result<SegmentBuilder<E>> {
         let number = self.take_segment_number();
         let config = SegmentConfig {
             page_bytes: self.config.page_bytes,
             write_bytes: self.config.segment_write_bytes,
+            filter_bits,
             ..SegmentConfig::new(self.filter_key)
         };
         SegmentBuilder::create(self.env.clone(), self.home, number, collection, config).await
@@ -299,7 +306,7 @@ impl<E: Env> Output<'_, E> {
             let part = usize::from(version.seq > self.horizon);
             let Some(Part { open, .. }) = self.parts.get_mut(part) else { continue };
             if open.is_none() {
-                let builder = self.shard.begin_segment(self.spec.id).await?;
+                let builder = self.shard.begin_segment(self.spec.id, FilterBits::Sixteen).await?;
                 *open = Some((builder, version.seq, version.seq));
             }
             if let Some((builder, seq_min, seq_max)) = open {

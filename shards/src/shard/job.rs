@@ -19,7 +19,7 @@ use crate::message::{Direction, KeyRange};
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, retained};
 use crate::run::{RunCursor, Runs};
-use crate::segment::{CursorOptions, Segment, SegmentBuilder};
+use crate::segment::{CursorOptions, FilterBits, Segment, SegmentBuilder};
 use crate::segment_meta::{Level, Place, SegmentMeta};
 use crate::visibility::Mask;
 
@@ -108,7 +108,11 @@ impl<E: Env> Shard<E> {
         if active(Mutant::ForgetWindow) {
             retain.horizon = retention.cut;
         }
-        let written = self.write_step(&spec, &mut cursor, &mask, &retain).await?;
+        // Above the bottom stand many runs with few keys, and each of them is asked for every key.
+        let is_bottom =
+            matches!(job.target, Target::Bottom | Target::InPlace(Place { level: Level::BOTTOM, .. }));
+        let filter_bits = if is_bottom { FilterBits::Eight } else { FilterBits::Sixteen };
+        let written = self.write_step(&spec, filter_bits, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
 
@@ -128,6 +132,7 @@ impl<E: Env> Shard<E> {
     async fn write_step(
         &self,
         spec: &CollectionSpec,
+        filter_bits: FilterBits,
         cursor: &mut MergeCursor<E>,
         mask: &Mask,
         retain: &Retain<'_>,
@@ -135,7 +140,7 @@ impl<E: Env> Shard<E> {
         let bytes_max = self.config.segment_bytes_max;
         let mut written = Written { output: None, until: None };
         let (mut group, mut bytes_read) = (KeyVersions::default(), 0);
-        let mut slice_began = self.env.now();
+        let mut slice_ends = self.env.now() + self.env.background_slice();
         while cursor.next_key(&mut group).await? {
             let output_bytes = written.output.as_ref().map_or(0, SegmentBuilder::bytes_so_far);
             if output_bytes >= bytes_max || bytes_read >= bytes_max.saturating_mul(READ_RATIO_MAX) {
@@ -147,15 +152,15 @@ impl<E: Env> Shard<E> {
             for (at, head) in group.heads().iter().enumerate().filter(|(at, _)| kept.get(*at) == Some(&true))
             {
                 if written.output.is_none() {
-                    written.output = Some(self.begin_segment(spec.id).await?);
+                    written.output = Some(self.begin_segment(spec.id, filter_bits).await?);
                 }
                 if let Some(output) = &mut written.output {
                     output.add(group.key(), head.seq, group.value(at)).await?;
                 }
             }
-            if self.env.now().saturating_sub(slice_began) >= self.env.background_slice() {
+            if self.env.now() >= slice_ends {
                 self.env.yield_now().await;
-                slice_began = self.env.now();
+                slice_ends = self.env.now() + self.env.background_slice();
             }
         }
         Ok(written)
@@ -234,7 +239,7 @@ impl<E: Env> Shard<E> {
         let mut segments = self.open_segments(added.into_iter().collect(), retention).await?;
         let bytes_added: u64 = segments.iter().map(|segment| segment.meta().file_bytes).sum();
         for (meta, before) in &trimmed {
-            segments.push(before.trimmed(&self.env, self.home, meta.clone()).await?);
+            segments.push(before.trimmed(meta.clone()));
         }
         {
             let mut state = self.state.borrow_mut();

@@ -1,9 +1,10 @@
-//! One shard: recovery, then four tasks over one state.
+//! One shard: recovery, then a few tasks over one state.
 //!
 //! - `serve` answers requests and hands commits on;
 //! - `apply` makes commits visible, in order, and queues their frames;
 //! - `commit log` makes frames durable, many at a time;
-//! - `flush` and `merge` turn memtables into segments and segments into fewer ones.
+//! - `flush` and `merge` turn memtables into segments and segments into fewer ones;
+//! - `prefetch` reads filters and page indexes while there is room for them.
 //!
 //! State changes happen in synchronous functions; no borrow of the state lives across an await.
 
@@ -13,6 +14,7 @@ mod compact;
 mod flush;
 mod job;
 mod policy;
+mod prefetch;
 mod read;
 mod recover;
 mod scan;
@@ -34,7 +36,7 @@ use crate::ids::Seq;
 use crate::log::{Frame, Identity};
 use crate::manifest::Manifest;
 use crate::message::{CommitPart, Event, GoOn, RecoveryReport, Request, Started};
-use crate::segment::{FilterKey, Segment, SegmentHome};
+use crate::segment::{FilterKey, PartitionCache, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::{SegmentState, SegmentStats, ShardStats};
 use crate::wal::Wal;
@@ -96,6 +98,8 @@ struct Shard<E: Env> {
     /// Absent when the store was opened for reading only.
     writer: Option<Writer<E>>,
     cache: Rc<PageCache>,
+    /// Filters and page indexes of all segments.
+    partitions: Rc<PartitionCache>,
     events: Sender<Event>,
     parts: RefCell<VecDeque<Part>>,
     parts_grown: Signal,
@@ -123,7 +127,7 @@ pub async fn run<E: Env>(
     links: Links,
 ) {
     let Links { requests, events, recovered, start, started } = links;
-    let recovery = match recover::recover(&env, identity).await {
+    let recovery = match recover::recover(&env, identity, config.filter_bytes_max).await {
         Ok(recovery) => recovery,
         Err(error) => return recovered.send(Err(error)),
     };
@@ -137,6 +141,7 @@ pub async fn run<E: Env>(
     let catalog = shard.state.borrow().catalog.as_ref().clone();
     started.send(Ok(Started { catalog }));
 
+    env.spawn(TaskClass::Background, "prefetch", Rc::clone(&shard).prefetch());
     if shard.writer.is_none() {
         return shard.serve(requests).await;
     }
@@ -207,6 +212,12 @@ impl<E: Env> Shard<E> {
         stats.wal_bytes = wal.bytes_appended;
         stats.cache_hits = self.cache.hits();
         stats.cache_misses = self.cache.misses();
+        let partitions = self.partitions.bytes();
+        stats.filter_bytes = partitions.filter;
+        stats.index_bytes = partitions.index + partitions.directory;
+        stats.filter_bytes_max = self.partitions.bytes_max();
+        stats.partition_reads = self.partitions.reads();
+        stats.partition_evictions = self.partitions.evictions();
         stats.rollbacks = to_u64(state.rollbacks.len());
         stats.segments = state
             .runs

@@ -2,7 +2,8 @@
 //!
 //! Sources of a collection have ranges of numbers that do not overlap, so the first visible version found is the
 //! newest. Pages that a batch needs are read many at a time and each of them once; a page is searched when it arrives
-//! and not kept, so that a batch takes no more memory than what is in flight.
+//! and not kept, so that a batch takes no more memory than what is in flight. Partitions of filters and page indexes
+//! that are not in memory are read among the pages, in the same way.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -19,24 +20,38 @@ use crate::ids::{CollectionId, Seq};
 use crate::message::{GetRequest, Value};
 use crate::mutants::read_delay;
 use crate::run::Runs;
-use crate::segment::{Lookup as Find, Page, PageNo, Segment};
+use crate::segment::{Candidate, Loaded, Lookup as Find, Page, PageNo, PagePlace, Partition, Segment};
 
 use super::Shard;
 
 /// Keys of a batch whose pages are located before the first read; the others are while reads are in flight.
 const LOCATED_FIRST: usize = 64;
 
-/// A key whose value has not been found yet, and the page to look into next.
+/// What a seek does next.
+#[derive(Debug, Clone, Copy)]
+enum Goal {
+    /// Look for the newest older segment that may hold the key.
+    Older,
+    /// Ask a partition whether and where the segment may hold the key.
+    Ask(Partition),
+    /// Ask a partition of the page index for this page, in which the key's versions go on.
+    GoOn(Partition, PageNo),
+    /// Look into a page.
+    Search(PagePlace),
+}
+
+/// A key whose value has not been found yet, and what to look into next.
 struct Seek<E: Env> {
     /// Which key of the request.
     at: usize,
     hash: u64,
     runs: Rc<Runs<E>>,
-    /// The run to look into. Those above it have been looked at, and it as well if no page is named.
+    /// The run to look into. Those above it have been looked at, and it as well if an older one is the goal.
     position: usize,
-    /// The file of that run and the page to look into.
-    page: Option<(Rc<Segment<E>>, PageNo)>,
-    /// Another seek that waits for the same page.
+    /// The file of that run that may hold the key.
+    file: Option<Rc<Segment<E>>>,
+    goal: Goal,
+    /// Another seek that waits for the same unit.
     also: Option<usize>,
 }
 
@@ -49,25 +64,37 @@ pub(super) struct Lookup<E: Env> {
     reply: ReplySender<Result<Vec<Option<Value>>>>,
 }
 
-/// A page of a segment, by the segment's number.
-type PageId = (u64, PageNo);
+/// What a seek can wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Unit {
+    Page(PageNo),
+    Partition(Partition),
+}
 
-/// The pages that a batch waits for.
+/// A unit of a segment, by the segment's number.
+type UnitId = (u64, Unit);
+
+/// The units that a batch waits for.
 #[derive(Default)]
 struct Waiting {
-    /// The first of the seeks that need a page.
-    seeks: AHashMap<PageId, usize>,
-    /// Pages that are not being read yet, by the first seek that needs each.
+    /// The first of the seeks that need a unit.
+    seeks: AHashMap<UnitId, usize>,
+    /// Units that are not being read yet, by the first seek that needs each.
     queue: VecDeque<usize>,
     /// How many seeks have begun.
     located: usize,
 }
 
-/// A page as it comes from the device.
+/// A unit as it comes from the device.
 struct Arrived<E: Env> {
-    id: PageId,
+    id: UnitId,
     segment: Rc<Segment<E>>,
-    page: Result<IoBuf>,
+    content: Content,
+}
+
+enum Content {
+    Page(PagePlace, Result<IoBuf>),
+    Partition(Result<Loaded>),
 }
 
 /// Whether to wait until something has ended.
@@ -146,7 +173,7 @@ impl<E: Env> Shard<E> {
             if let Some(runs) = state.runs.get(collection) {
                 let hash = self.filter_key.hash(key);
                 let (runs, position) = (Rc::clone(runs), runs.as_slice().len());
-                let mut seek = Seek { at, hash, position, runs, page: None, also: None };
+                let mut seek = Seek { at, hash, position, runs, file: None, goal: Goal::Older, also: None };
                 if seeks.len() >= LOCATED_FIRST || seek.locate(key, view) {
                     seeks.push(seek);
                 }
@@ -178,54 +205,61 @@ impl<E: Env> Shard<E> {
                 take_ended(&mut reads, &mut arrived, Wait::No).await;
                 self.env.yield_now().await;
             }
-            for Arrived { id, segment, page } in arrived.drain(..) {
-                let page = Rc::new(segment.decode_page(id.1, &page?)?);
-                self.search_for_all(lookup, &mut waiting, id, page)?;
+            for arrival in arrived.drain(..) {
+                self.use_for_all(lookup, &mut waiting, arrival)?;
             }
             self.locate_ahead(lookup, &mut waiting, depth)?;
             if !waiting.queue.is_empty() && reads.len() < depth {
                 continue;
             }
             if reads.is_empty() {
-                assert!(waiting.seeks.is_empty(), "every page that was waited for has come");
+                assert!(waiting.seeks.is_empty(), "all that was waited for has come");
                 return Ok(());
             }
             take_ended(&mut reads, &mut arrived, Wait::ForOne).await;
         }
     }
 
-    /// Finds the next pages of seeks that have not begun, until so many pages wait to be read or none is left. Tells
-    /// whether any waits.
-    fn locate_ahead(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, pages: usize) -> Result<bool> {
-        while waiting.queue.len() < pages && waiting.located < lookup.seeks.len() {
+    /// Finds what seeks need that have not begun, until so many units wait to be read or none is left. Tells whether any
+    /// waits.
+    fn locate_ahead(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, units: usize) -> Result<bool> {
+        while waiting.queue.len() < units && waiting.located < lookup.seeks.len() {
             waiting.located += 1;
             self.go_on(lookup, waiting, waiting.located - 1)?;
         }
         Ok(!waiting.queue.is_empty())
     }
 
-    /// Looks into a page for every seek that needs it.
-    fn search_for_all(
-        &self,
-        lookup: &mut Lookup<E>,
-        waiting: &mut Waiting,
-        id: PageId,
-        page: Rc<Page>,
-    ) -> Result<()> {
+    /// Looks into what has come, for every seek that waits for it.
+    fn use_for_all(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, arrival: Arrived<E>) -> Result<()> {
+        let Arrived { id, segment, content } = arrival;
         let mut next = waiting.seeks.remove(&id);
-        while let Some(seek) = next {
-            next = lookup.seeks.get_mut(seek).and_then(|seek| seek.also.take());
-            if !lookup.look_into(seek, &page)? {
-                self.go_on(lookup, waiting, seek)?;
+        match content {
+            Content::Page(place, buf) => {
+                let page = Rc::new(segment.decode_page(place, &buf?)?);
+                while let Some(seek) = next {
+                    next = lookup.seeks.get_mut(seek).and_then(|seek| seek.also.take());
+                    if !lookup.look_into(seek, &page)? {
+                        self.go_on(lookup, waiting, seek)?;
+                    }
+                }
+                self.cache.insert(id.0, place.number, page);
+            }
+            Content::Partition(loaded) => {
+                let loaded = loaded?;
+                while let Some(seek) = next {
+                    next = lookup.seeks.get_mut(seek).and_then(|seek| seek.also.take());
+                    lookup.ask(seek, &loaded);
+                    self.go_on(lookup, waiting, seek)?;
+                }
             }
         }
-        self.cache.insert(id.0, id.1, page);
         Ok(())
     }
 
-    /// Follows a seek through pages in memory, until it ends or waits for a page.
+    /// Follows a seek through what is in memory, until it ends or waits for a unit.
     fn go_on(&self, lookup: &mut Lookup<E>, waiting: &mut Waiting, at: usize) -> Result<()> {
-        while let Some(id) = lookup.next_page(at) {
+        while let Some(id) = lookup.next_unit(at) {
             if let Some(first) = waiting.seeks.get(&id) {
                 let others = lookup.seeks.get_mut(*first).and_then(|first| first.also.replace(at));
                 if let Some(seek) = lookup.seeks.get_mut(at) {
@@ -233,7 +267,11 @@ impl<E: Env> Shard<E> {
                 }
                 return Ok(());
             }
-            let Some(page) = self.cache.get(id.0, id.1) else {
+            let page = match id.1 {
+                Unit::Page(number) => self.cache.get(id.0, number),
+                Unit::Partition(_) => None,
+            };
+            let Some(page) = page else {
                 waiting.seeks.insert(id, at);
                 waiting.queue.push_back(at);
                 return Ok(());
@@ -245,17 +283,23 @@ impl<E: Env> Shard<E> {
         Ok(())
     }
 
-    /// The read of the page that a seek waits for.
+    /// The read of the unit that a seek waits for.
     fn read_for<'a>(
         &'a self,
         lookup: &Lookup<E>,
         seek: usize,
     ) -> Option<impl Future<Output = Arrived<E>> + use<'a, E>> {
-        let (segment, page) = lookup.seeks.get(seek)?.page.clone()?;
-        let id = (segment.meta().number, page);
+        let seek = lookup.seeks.get(seek)?;
+        let (segment, goal, id) = (Rc::clone(seek.file.as_ref()?), seek.goal, seek.unit()?);
         Some(async move {
-            let page = segment.fetch_page(&self.env, page).await;
-            Arrived { id, segment, page }
+            let content = match goal {
+                Goal::Search(place) => Content::Page(place, segment.fetch_page(&self.env, place).await),
+                Goal::Ask(partition) | Goal::GoOn(partition, _) => {
+                    Content::Partition(segment.partition(&self.env, partition).await)
+                }
+                Goal::Older => unreachable!("a seek that names no unit waits for none"),
+            };
+            Arrived { id, segment, content }
         })
     }
 }
@@ -264,35 +308,63 @@ impl<E: Env> Seek<E> {
     /// Goes to the newest run below the one that was looked at that may hold the key; tells whether there is one.
     fn locate(&mut self, key: &[u8], view: Seq) -> bool {
         let older = self.runs.as_slice().get(..self.position).unwrap_or_default();
-        let mut newest_first = older.iter().enumerate().rev();
-        let found = newest_first.find_map(|(position, run)| {
-            let file = run.file_for(key, view)?;
-            let page = file.candidate(key, self.hash, view)?;
-            Some((position, Rc::clone(file), page))
-        });
-        let Some((position, file, page)) = found else { return false };
-        (self.position, self.page) = (position, Some((file, page)));
-        true
+        for (position, run) in older.iter().enumerate().rev() {
+            let Some(file) = run.file_for(key, view) else { continue };
+            self.goal = match file.candidate(key, self.hash, view) {
+                Candidate::Absent => continue,
+                Candidate::Page(place) => Goal::Search(place),
+                Candidate::Needs(partition) => Goal::Ask(partition),
+            };
+            (self.position, self.file) = (position, Some(Rc::clone(file)));
+            return true;
+        }
+        false
+    }
+
+    /// The unit that it needs.
+    fn unit(&self) -> Option<UnitId> {
+        let unit = match self.goal {
+            Goal::Older => return None,
+            Goal::Ask(partition) | Goal::GoOn(partition, _) => Unit::Partition(partition),
+            Goal::Search(place) => Unit::Page(place.number),
+        };
+        Some((self.file.as_ref()?.meta().number, unit))
     }
 }
 
 impl<E: Env> Lookup<E> {
-    /// The page that a seek needs; `None` if no segment can hold its key.
-    fn next_page(&mut self, at: usize) -> Option<PageId> {
+    /// What a seek needs; `None` if no segment can hold its key.
+    fn next_unit(&mut self, at: usize) -> Option<UnitId> {
         let seek = self.seeks.get_mut(at)?;
         let (_, key) = self.keys.get(seek.at)?;
-        if seek.page.is_none() && !seek.locate(key, self.view) {
+        if matches!(seek.goal, Goal::Older) && !seek.locate(key, self.view) {
             return None;
         }
-        let (segment, page) = seek.page.as_ref()?;
-        Some((segment.meta().number, *page))
+        seek.unit()
+    }
+
+    /// Asks the partition that a seek needs.
+    fn ask(&mut self, at: usize, loaded: &Loaded) {
+        let Some(seek) = self.seeks.get_mut(at) else { return };
+        let Some((_, key)) = self.keys.get(seek.at) else { return };
+        let Some(segment) = &seek.file else { return };
+        let candidate = match seek.goal {
+            Goal::GoOn(_, page) => loaded.place(page),
+            _ => segment.candidate_in(loaded, key, seek.hash, self.view),
+        };
+        seek.goal = match candidate {
+            Candidate::Absent => Goal::Older,
+            Candidate::Page(place) => Goal::Search(place),
+            Candidate::Needs(partition) => Goal::Ask(partition),
+        };
     }
 
     /// Looks into the page that a seek needs. Tells whether the key has been found.
     fn look_into(&mut self, at: usize, page: &Page) -> Result<bool> {
         let Some(seek) = self.seeks.get_mut(at) else { return Ok(false) };
         let Some((_, key)) = self.keys.get(seek.at) else { return Ok(false) };
-        let Some((segment, page_no)) = seek.page.take() else { return Ok(false) };
+        let Some(segment) = &seek.file else { return Ok(false) };
+        let Goal::Search(place) = std::mem::replace(&mut seek.goal, Goal::Older) else { return Ok(false) };
         match page.find(key, self.view, &segment.mask())? {
             Find::Found(_, value) => {
                 if let Some(place) = self.values.get_mut(seek.at) {
@@ -300,11 +372,15 @@ impl<E: Env> Lookup<E> {
                 }
                 return Ok(true);
             }
-            Find::NextPage => {
-                let next = page_no.next();
-                seek.page = segment.goes_on_with(next, key).then_some((segment, next));
+            Find::NextPage if place.goes_on => {
+                let next = place.number.next();
+                seek.goal = match segment.place(next) {
+                    Candidate::Absent => Goal::Older,
+                    Candidate::Page(place) => Goal::Search(place),
+                    Candidate::Needs(partition) => Goal::GoOn(partition, next),
+                };
             }
-            Find::Absent => {}
+            Find::NextPage | Find::Absent => {}
         }
         Ok(false)
     }

@@ -20,7 +20,7 @@ use crate::log::{Frame, Identity};
 use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
 use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
 use crate::run::Runs;
-use crate::segment::{FilterKey, Segment, SegmentHome};
+use crate::segment::{FilterKey, PartitionCache, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::ShardStats;
 use crate::visibility::Mask;
@@ -46,10 +46,16 @@ pub(super) struct Recovery<E: Env> {
     manifest: RecoveredManifest,
     wal: wal::Recovered,
     runs: BTreeMap<CollectionId, Rc<Runs<E>>>,
+    partitions: Rc<PartitionCache>,
 }
 
 /// Reads what a shard has on disk. Changes nothing.
-pub(super) async fn recover<E: Env>(env: &E, identity: Identity) -> Result<Recovery<E>> {
+pub(super) async fn recover<E: Env>(
+    env: &E,
+    identity: Identity,
+    filter_bytes_max: u64,
+) -> Result<Recovery<E>> {
+    let partitions = PartitionCache::new(filter_bytes_max);
     let manifest = manifest::recover(env, identity).await?;
     let wal = wal::recover(env, identity, manifest.state.flushed).await?;
     wal.check_term(manifest.term)?;
@@ -58,7 +64,7 @@ pub(super) async fn recover<E: Env>(env: &E, identity: Identity) -> Result<Recov
         let scope = manifest.state.catalog.get(meta.collection).map(|spec| spec.scope);
         let scope = scope.ok_or(Error::UnknownCollection { collection: meta.collection })?;
         let mask = Mask::for_range(&manifest.state.rollbacks, scope, meta.seq_min, meta.seq_max);
-        let segment = Segment::open(env, home_of(identity), meta.clone(), mask).await?;
+        let segment = Segment::open(env, home_of(identity), meta.clone(), mask, &partitions).await?;
         segments.entry(meta.collection).or_default().push(segment);
     }
     let mut runs = BTreeMap::new();
@@ -70,7 +76,7 @@ pub(super) async fn recover<E: Env>(env: &E, identity: Identity) -> Result<Recov
         }
         runs.insert(collection, Rc::new(sorted));
     }
-    Ok(Recovery { identity, manifest, wal, runs })
+    Ok(Recovery { identity, manifest, wal, runs, partitions })
 }
 
 impl<E: Env> Recovery<E> {
@@ -97,7 +103,7 @@ impl<E: Env> Recovery<E> {
         events: Sender<Event>,
         order: GoOn,
     ) -> Result<Shard<E>> {
-        let Self { identity, manifest, wal, runs } = self;
+        let Self { identity, manifest, wal, runs, partitions } = self;
         let mut state = initial_state(&manifest.state, runs);
         let (cut, writer, frames) = match order {
             GoOn::ReadOnly(cut) => {
@@ -124,6 +130,7 @@ impl<E: Env> Recovery<E> {
             home: home_of(identity),
             filter_key,
             cache: Rc::new(PageCache::new(config.cache_bytes)),
+            partitions,
             config,
             state: RefCell::new(state),
             writer,

@@ -13,6 +13,9 @@ use crate::segment::CursorOptions;
 
 use super::Shard;
 
+/// Bytes that a long scan reads from a segment at once.
+const READ_AHEAD_BYTES: usize = 128 << 10;
+
 impl<E: Env> Shard<E> {
     /// Answers with the next rows of a scan.
     pub(super) async fn scan(self: Rc<Self>, request: ScanRequest) {
@@ -40,7 +43,8 @@ impl<E: Env> Shard<E> {
             let runs = state.runs_of(request.collection);
             let newest_first = runs.as_slice().iter().rev();
             let segments = newest_first.filter(|run| run.seqs().0 <= request.view).map(|run| {
-                let options = CursorOptions { cache: Some(Rc::clone(&self.cache)), read_ahead_bytes: 0 };
+                let options =
+                    CursorOptions { cache: Some(Rc::clone(&self.cache)), read_ahead_bytes: READ_AHEAD_BYTES };
                 let (env, range) = (self.env.clone(), request.range.clone());
                 RunCursor::new(env, run.files(), range, request.direction, options)
             });

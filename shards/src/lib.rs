@@ -18,6 +18,7 @@ pub mod catalog;
 mod config;
 mod error;
 mod ids;
+pub mod lists;
 pub mod log;
 pub mod manifest;
 pub mod memtable;

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::ids::{BlockHash, CollectionId, Height, Seq, ShardId, Term};
 use crate::stats::ShardStats;
 
+pub use crate::lists::{KeyList, ValueList};
 pub use crate::manifest::Horizon;
 pub use crate::memtable::Value;
 pub use crate::range::{Direction, KeyRange};
@@ -73,9 +74,9 @@ pub struct GetRequest {
     /// What the reader sees.
     pub view: Seq,
     /// What to look up.
-    pub keys: Vec<(CollectionId, Box<[u8]>)>,
+    pub keys: KeyList,
     /// Gets a value, or none, for each key.
-    pub reply: ReplySender<Result<Vec<Option<Value>>>>,
+    pub reply: ReplySender<Result<ValueList>>,
 }
 
 /// An ordered scan of one collection on this shard.

@@ -171,12 +171,12 @@ impl<P: Fn(u64)> Check<'_, P> {
             (self.shared.placement.shard(id, &key), id, key.to_vec())
         };
         let parents = get_each(self.shared, self.view, &blocks.iter().map(below).collect::<Vec<_>>()).await?;
-        let linked = |block: &Tip, parent: Option<Value>| {
-            let parent = parent.and_then(|value| BlockRecord::decode(&value).ok());
+        let linked = |block: &Tip, parent: Option<&[u8]>| {
+            let parent = parent.and_then(|value| BlockRecord::decode(value).ok());
             let parent = parent.map(|record| record.at(Height(block.height.0.wrapping_sub(1))));
             parent.is_some_and(|parent| parent.hash == block.parent && parent.seq < block.seq)
         };
-        let unlinked = blocks.iter().zip(parents).filter(|(block, parent)| !linked(block, parent.clone()));
+        let unlinked = blocks.iter().zip(parents.iter()).filter(|(block, parent)| !linked(block, *parent));
         Ok(unlinked.map(|(block, _)| *block).collect())
     }
 
@@ -225,7 +225,7 @@ impl<P: Fn(u64)> Check<'_, P> {
                 (self.place(*id, &entry.key, entry.partition_bytes), *id, entry.key.clone())
             });
             let stored = get_each(self.shared, self.view, &wanted.collect::<Vec<_>>()).await?;
-            for ((key, entry), stored) in expected.iter().zip(stored) {
+            for ((key, entry), stored) in expected.iter().zip(stored.iter()) {
                 match stored {
                     None => faults.contradiction(key, format!("its entry in index {} is missing", spec.name)),
                     Some(stored) if stored[..] != entry.value[..] => {
@@ -272,7 +272,7 @@ impl<P: Fn(u64)> Check<'_, P> {
         });
         let records = get_each(self.shared, self.view, &wanted.collect::<Vec<_>>()).await?;
         let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
-        for ((key, value, owner, _), record) in owned.iter().zip(records) {
+        for ((key, value, owner, _), record) in owned.iter().zip(records.iter()) {
             if !seen.insert(key) {
                 faults.contradiction(key, "the entry occurs twice");
             }
@@ -280,7 +280,7 @@ impl<P: Fn(u64)> Check<'_, P> {
                 faults.contradiction(key, "the entry leads to a record that does not exist");
                 continue;
             };
-            let entries = (index.spec.entries)(owner, &record).unwrap_or_default();
+            let entries = (index.spec.entries)(owner, record).unwrap_or_default();
             match entries.iter().find(|entry| entry.key == **key) {
                 None => faults.contradiction(key, "the entry leads to a record that does not have it"),
                 Some(entry) if entry.value[..] != value[..] => {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ahash::AHashMap;
 use op_engine_io::reply;
 use op_engine_shards::bytes::ByteWriter;
-use op_engine_shards::message::{GetRequest, Request, Value};
+use op_engine_shards::message::{GetRequest, KeyList, Request, ValueList};
 use op_engine_shards::ops::{self, KEY_BYTES_MAX, Op, VALUE_BYTES_MAX};
 use op_engine_shards::visibility::Scope;
 use op_engine_shards::{CollectionId, Error as StorageError, Seq};
@@ -127,9 +127,9 @@ pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) 
     let old_values = get_each(shared, view, &wanted).await?;
 
     let mut entry_changes = Vec::new();
-    for (mut change, old) in indexed.into_iter().zip(&old_values) {
+    for (mut change, old) in indexed.into_iter().zip(old_values.iter()) {
         let registered = shared.registry.collection(change.type_id, change.name)?;
-        diff(shared, registered, &mut change, old.as_deref(), &mut entry_changes)?;
+        diff(shared, registered, &mut change, old, &mut entry_changes)?;
         if old.is_some() || change.value.is_some() {
             let op = Op { collection: change.collection, key: &change.key, value: change.value.as_deref() };
             if let Some(payload) = payloads.get_mut(change.shard) {
@@ -209,9 +209,9 @@ async fn check_unique(shared: &Arc<Shared>, view: Seq, changes: &[EntryChange]) 
         .collect();
     let wanted: Vec<_> = puts.iter().map(|put| (put.shard, put.id, &put.entry.key)).collect();
     let owners = get_each(shared, view, &wanted).await?;
-    for (put, owner) in puts.iter().zip(owners) {
+    for (put, owner) in puts.iter().zip(owners.iter()) {
         let Some(owner) = owner else { continue };
-        let same_record = unique_owner(&owner) == unique_owner(&put.entry.value);
+        let same_record = unique_owner(owner) == unique_owner(&put.entry.value);
         if !same_record && !freed.contains_key(&(put.id, put.entry.key.as_slice())) {
             return Err(duplicate(put));
         }
@@ -219,42 +219,54 @@ async fn check_unique(shared: &Arc<Shared>, view: Seq, changes: &[EntryChange]) 
     Ok(())
 }
 
-/// Reads many keys, each from its shard, with one message a shard. Values come in the order of the keys.
+/// What shards have answered to many keys.
+pub(crate) struct Answers {
+    lists: Vec<ValueList>,
+    /// For each key, the shard that was asked and the place of its answer.
+    places: Vec<(usize, usize)>,
+}
+
+impl Answers {
+    /// The values in the order of the keys.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        self.places.iter().map(|(shard, at)| self.lists.get(*shard)?.get(*at))
+    }
+}
+
+/// Reads many keys, each from its shard, with one message a shard.
 pub(crate) async fn get_each(
     shared: &Shared,
     view: Seq,
     wanted: &[(usize, CollectionId, impl AsRef<[u8]>)],
-) -> Result<Vec<Option<Value>>> {
-    let total = wanted.len();
-    let mut keys: Vec<Vec<(CollectionId, Box<[u8]>)>> = shared.shards.iter().map(|_| Vec::new()).collect();
-    let mut places: Vec<Vec<usize>> = shared.shards.iter().map(|_| Vec::new()).collect();
-    for (at, (shard, collection, key)) in wanted.iter().enumerate() {
-        if let (Some(keys), Some(places)) = (keys.get_mut(*shard), places.get_mut(*shard)) {
-            keys.push((*collection, Box::from(key.as_ref())));
-            places.push(at);
+) -> Result<Answers> {
+    let mut keys: Vec<KeyList> = shared.shards.iter().map(|_| KeyList::default()).collect();
+    let mut places = Vec::with_capacity(wanted.len());
+    for (shard, collection, key) in wanted {
+        if let Some(keys) = keys.get_mut(*shard) {
+            places.push((*shard, keys.len()));
+            keys.push(*collection, key.as_ref());
         }
     }
     let mut answers = Vec::with_capacity(shared.shards.len());
-    for ((shard, keys), places) in shared.shards.iter().zip(keys).zip(places) {
+    for (number, (shard, keys)) in shared.shards.iter().zip(keys).enumerate() {
         if keys.is_empty() {
             continue;
         }
         let (sender, answer) = reply();
+        let asked = keys.len();
         shard.send(Request::Get(GetRequest { view, keys, reply: sender })).await?;
-        answers.push((answer, places));
+        answers.push((number, asked, answer));
     }
-    let mut values = vec![None; total];
-    for (answer, places) in answers {
+    let mut lists = vec![ValueList::default(); shared.shards.len()];
+    for (number, asked, answer) in answers {
         let got = answer.await.map_err(|_| shared.gone())??;
-        if got.len() != places.len() {
+        if got.len() != asked {
             let what = "a shard answered another number of keys than it was asked".to_owned();
             return Err(StorageError::Refused { what }.into());
         }
-        for (place, value) in places.into_iter().zip(got) {
-            if let Some(slot) = values.get_mut(place) {
-                *slot = value;
-            }
+        if let Some(list) = lists.get_mut(number) {
+            *list = got;
         }
     }
-    Ok(values)
+    Ok(Answers { lists, places })
 }

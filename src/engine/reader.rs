@@ -3,11 +3,10 @@
 use std::any::TypeId;
 use std::sync::Arc;
 
-use op_engine_shards::message::Value;
 use op_engine_shards::{CollectionId, Error as StorageError, Seq};
 
 use crate::collection::{Collection, Index, decode_entry, encode_key};
-use crate::engine::prepare::get_each;
+use crate::engine::prepare::{Answers, get_each};
 use crate::engine::shared::Shared;
 use crate::error::{Error, Result};
 use crate::key::Key;
@@ -43,7 +42,7 @@ pub(crate) async fn get_many<C: Collection>(
         })
         .collect::<Vec<_>>();
     let values = read(shared, at, &wanted).await?;
-    values.into_iter().map(|value| value.map(|value| decode_value::<C>(&value)).transpose()).collect()
+    values.iter().map(|value| value.map(decode_value::<C>).transpose()).collect()
 }
 
 /// The record that a key of a unique index leads to.
@@ -60,8 +59,9 @@ pub(crate) async fn get_by<I: Index>(
     };
     let (bytes, partition_bytes) = encode_key(key, I::PARTITION);
     let wanted = [place(shared, index, bytes.clone(), partition_bytes)];
-    let Some(entry) = read(shared, At::View(view), &wanted).await?.pop().flatten() else { return Ok(None) };
-    let (_, record, _) = decode_entry::<I>(&bytes, &entry)?;
+    let answers = read(shared, At::View(view), &wanted).await?;
+    let Some(entry) = answers.iter().next().flatten() else { return Ok(None) };
+    let (_, record, _) = decode_entry::<I>(&bytes, entry)?;
     let value =
         get_many::<I::Of>(shared, At::View(view), std::slice::from_ref(&record)).await?.pop().flatten();
     Ok(value.map(|value| (record, value)))
@@ -81,11 +81,7 @@ fn place(
     (shard, collection, key)
 }
 
-async fn read(
-    shared: &Arc<Shared>,
-    at: At,
-    wanted: &[(usize, CollectionId, Vec<u8>)],
-) -> Result<Vec<Option<Value>>> {
+async fn read(shared: &Arc<Shared>, at: At, wanted: &[(usize, CollectionId, Vec<u8>)]) -> Result<Answers> {
     match at {
         At::View(view) => get_each(shared, view, wanted).await,
         At::Tip => {

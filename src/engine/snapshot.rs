@@ -79,8 +79,9 @@ impl Snapshot {
         let id = system::chain_spec().id;
         let key = system::chain_key(height);
         let shard = shared.placement.shard(id, &key);
-        let value = get_each(shared, shared.applied(), &[(shard, id, key)]).await?.pop().flatten();
-        let record = value.and_then(|value| BlockRecord::decode(&value).ok()).ok_or(missing)?;
+        let answers = get_each(shared, shared.applied(), &[(shard, id, key)]).await?;
+        let value = answers.iter().next().flatten();
+        let record = value.and_then(|value| BlockRecord::decode(value).ok()).ok_or(missing)?;
         let block = record.at(height);
         let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
         Ok(Self { shared, view, tip, by_height: true, pin: None })

@@ -127,7 +127,7 @@ fn search<const K: usize, const V: usize>(entries: Vec<Entry<K, V>>) -> Piece {
     let seen_arrays = Rc::clone(&arrays);
     let in_page = lookups(Rc::clone(&keys), move |key, page| {
         match pages[page].find(key, Seq::MAX, &mask).expect("a sound page") {
-            Lookup::Found(_, Some(value)) => head(&value),
+            Lookup::Found(_, Some(value)) => head(value),
             _ => panic!("the key is there"),
         }
     });

@@ -33,7 +33,6 @@ use super::format::{from_u32, pad, to_u32};
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
-use crate::memtable::Value;
 use crate::ops::KEY_BYTES_MAX;
 use crate::visibility::Mask;
 
@@ -160,9 +159,9 @@ pub(super) struct PageMark {
 
 /// What a search in a page comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lookup {
+pub enum Lookup<'a> {
     /// The newest version that the view sees; the value is absent for a tombstone.
-    Found(Seq, Option<Value>),
+    Found(Seq, Option<&'a [u8]>),
     /// No version that the view sees is in the segment.
     Absent,
     /// None is in this page, and the page ends before it is sure that none is in the next one.
@@ -250,10 +249,10 @@ impl Page {
     ///
     /// # Errors
     /// [`Error::Corruption`] if the page is not what a builder writes.
-    pub fn find(&self, key: &[u8], view: Seq, mask: &Mask) -> Result<Lookup> {
+    pub fn find(&self, key: &[u8], view: Seq, mask: &Mask) -> Result<Lookup<'_>> {
         let (stop, _) = self.walk(key, view, |seq| mask.shows(seq, view)).map_err(|why| self.damaged(why))?;
         Ok(match stop {
-            Stop::Match(seq, value) => Lookup::Found(seq, value.map(Value::from)),
+            Stop::Match(seq, value) => Lookup::Found(seq, value),
             Stop::Beyond => Lookup::Absent,
             Stop::End => Lookup::NextPage,
         })
@@ -503,7 +502,7 @@ mod tests {
                     let expected = match at.map(|at| &entries[at]) {
                         None => Lookup::NextPage,
                         Some((k, s, value)) if *k == key => {
-                            Lookup::Found(Seq(*s), value.as_deref().map(Value::from))
+                            Lookup::Found(Seq(*s), value.as_deref())
                         }
                         Some(_) => Lookup::Absent,
                     };
@@ -566,15 +565,9 @@ mod tests {
             Mask::for_range(&[rollback], Scope::Chain, Seq::ZERO, Seq::MAX)
         };
         assert_eq!(page.find(b"k", Seq(20), &mask(6)).unwrap(), Lookup::Found(Seq(5), None));
-        assert_eq!(
-            page.find(b"k", Seq(20), &mask(3)).unwrap(),
-            Lookup::Found(Seq(2), Some(Value::from([2])))
-        );
+        assert_eq!(page.find(b"k", Seq(20), &mask(3)).unwrap(), Lookup::Found(Seq(2), Some(&[2][..])));
         assert_eq!(page.find(b"k", Seq(20), &mask(1)).unwrap(), Lookup::NextPage);
-        assert_eq!(
-            page.find(b"k", Seq(11), &mask(1)).unwrap(),
-            Lookup::Found(Seq(9), Some(Value::from([9])))
-        );
+        assert_eq!(page.find(b"k", Seq(11), &mask(1)).unwrap(), Lookup::Found(Seq(9), Some(&[9][..])));
     }
 
     #[test]

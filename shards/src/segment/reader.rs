@@ -360,7 +360,7 @@ impl<E: Env> Segment<E> {
                 }
             };
             match self.cached_page(env, cache, place).await?.find(key, view, &mask)? {
-                Lookup::Found(seq, value) => return Ok(Some((seq, value))),
+                Lookup::Found(seq, value) => return Ok(Some((seq, value.map(Value::from)))),
                 Lookup::NextPage if place.goes_on => {
                     onward = Some(place.number.next());
                     candidate = self.place(place.number.next());

@@ -16,8 +16,8 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use op_engine_io::{Env, IoBuf, ReplySender};
 
 use crate::error::{Error, Result};
-use crate::ids::{CollectionId, Seq};
-use crate::message::{GetRequest, Value};
+use crate::ids::Seq;
+use crate::message::{GetRequest, KeyList, ValueList};
 use crate::mutants::read_delay;
 use crate::run::Runs;
 use crate::segment::{Candidate, Loaded, Lookup as Find, Page, PageNo, PagePlace, Partition, Segment};
@@ -58,10 +58,10 @@ struct Seek<E: Env> {
 /// A batch of point reads in progress.
 pub(super) struct Lookup<E: Env> {
     view: Seq,
-    keys: Vec<(CollectionId, Box<[u8]>)>,
-    values: Vec<Option<Value>>,
+    keys: KeyList,
+    values: ValueList,
     seeks: Vec<Seek<E>>,
-    reply: ReplySender<Result<Vec<Option<Value>>>>,
+    reply: ReplySender<Result<ValueList>>,
 }
 
 /// What a seek can wait for.
@@ -148,29 +148,25 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "two lists that are taken apart at once")]
-    fn look_in_memory(
-        &self,
-        view: Seq,
-        keys: &[(CollectionId, Box<[u8]>)],
-    ) -> Result<(Vec<Option<Value>>, Vec<Seek<E>>)> {
+    fn look_in_memory(&self, view: Seq, keys: &KeyList) -> Result<(ValueList, Vec<Seek<E>>)> {
         let state = self.state.borrow();
-        let mut values = Vec::with_capacity(keys.len());
+        let mut values = ValueList::absent(keys.len());
         let mut seeks = Vec::new();
         for (at, (collection, key)) in keys.iter().enumerate() {
-            let spec = state.collection(*collection)?;
+            let spec = state.collection(collection)?;
             if !state.can_serve(view, spec.history) {
                 return Err(Error::ViewExpired { view });
             }
             let mask = state.masks.get(spec.scope);
             let found =
-                state.memtables().find_map(|memtable| memtable.borrow().get(*collection, key, view, &mask));
+                state.memtables().find_map(|memtable| memtable.borrow().get(collection, key, view, &mask));
             if let Some((_, value)) = found {
-                values.push(value);
+                if let Some(value) = value {
+                    values.set(at, &value);
+                }
                 continue;
             }
-            values.push(None);
-            if let Some(runs) = state.runs.get(collection) {
+            if let Some(runs) = state.runs.get(&collection) {
                 let hash = self.filter_key.hash(key);
                 let (runs, position) = (Rc::clone(runs), runs.as_slice().len());
                 let mut seek = Seek { at, hash, position, runs, file: None, goal: Goal::Older, also: None };
@@ -367,8 +363,8 @@ impl<E: Env> Lookup<E> {
         let Goal::Search(place) = std::mem::replace(&mut seek.goal, Goal::Older) else { return Ok(false) };
         match page.find(key, self.view, &segment.mask())? {
             Find::Found(_, value) => {
-                if let Some(place) = self.values.get_mut(seek.at) {
-                    *place = value;
+                if let Some(value) = value {
+                    self.values.set(seek.at, value);
                 }
                 return Ok(true);
             }

@@ -39,11 +39,13 @@ pub enum FileKind {
     Manifest,
     /// Immutable sorted file: `.segment`.
     Segment,
+    /// Space that is kept for what must not fail: `.reserve`.
+    Reserve,
 }
 
 impl FileKind {
     /// All kinds, in the order of their extensions' first use.
-    pub const ALL: [Self; 4] = [Self::Superblock, Self::Wal, Self::Manifest, Self::Segment];
+    pub const ALL: [Self; 5] = [Self::Superblock, Self::Wal, Self::Manifest, Self::Segment, Self::Reserve];
 
     /// The extension of such a file's name.
     #[must_use]
@@ -53,6 +55,7 @@ impl FileKind {
             Self::Wal => "wal",
             Self::Manifest => "manifest",
             Self::Segment => "segment",
+            Self::Reserve => "reserve",
         }
     }
 }
@@ -157,6 +160,9 @@ pub trait File: Clone + 'static {
     /// Fills bytes `0..bytes` with real zeros and makes them durable, so that later writes there change no metadata.
     fn zero_fill(&self, bytes: u64) -> impl Future<Output = Result<()>>;
 
+    /// Takes space for bytes `0..bytes` from the filesystem without writing them: they read as zeros. Not durable.
+    fn allocate(&self, bytes: u64) -> impl Future<Output = Result<()>>;
+
     /// The length in bytes.
     fn len(&self) -> impl Future<Output = Result<u64>>;
 }
@@ -219,8 +225,17 @@ pub trait Env: Clone + 'static {
     /// Makes the names created in and removed from a directory durable.
     fn sync_dir(&self, dir: Dir) -> impl Future<Output = Result<()>>;
 
-    /// Bytes that the filesystem still has for the store.
-    fn free_bytes(&self) -> impl Future<Output = Result<u64>>;
+    /// How full the filesystem of the store is.
+    fn space(&self) -> impl Future<Output = Result<Space>>;
+}
+
+/// How full a filesystem is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this process may still use. Others may use them first, and a quota may be lower.
+    pub available_bytes: u64,
+    /// The size of the filesystem in bytes.
+    pub total_bytes: u64,
 }
 
 /// Where a host runs.

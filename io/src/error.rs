@@ -22,6 +22,8 @@ pub enum FileOp {
     Sync,
     /// Reserving space and filling it with zeros.
     ZeroFill,
+    /// Taking space ahead of use.
+    Allocate,
     /// Asking for the length.
     Length,
     /// Removing a name.
@@ -44,6 +46,7 @@ impl fmt::Display for FileOp {
             Self::Write => "write",
             Self::Sync => "sync",
             Self::ZeroFill => "zero-fill",
+            Self::Allocate => "allocate space for",
             Self::Length => "measure",
             Self::Remove => "remove",
             Self::List => "list",

@@ -25,8 +25,8 @@ pub mod yardstick;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
 pub use env::{
-    Dir, Env, File, FileKind, FileName, OpenMode, PanicHook, PanicReport, Place, Running, TaskClass, World,
-    WriteSync,
+    Dir, Env, File, FileKind, FileName, OpenMode, PanicHook, PanicReport, Place, Running, Space, TaskClass,
+    World, WriteSync,
 };
 pub use error::{Error, FileOp, Result};
 pub use reply::{Disconnected, Reply, ReplySender, block_on, reply};

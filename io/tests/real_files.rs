@@ -321,8 +321,35 @@ fn a_removed_file_stays_usable_while_it_is_open() {
         let (buf, read) = file.read_at(0, env.buffer(4096).await).await;
         read.unwrap();
         assert_pattern(1, &buf);
-        assert!(env.free_bytes().await.unwrap() > 0);
+        assert!(env.space().await.unwrap().available_bytes > 0);
     });
+}
+
+#[test]
+fn allocated_space_reads_as_zeros_and_is_taken_from_the_filesystem() {
+    use std::os::unix::fs::MetadataExt;
+    let temp = temp();
+    let path = temp.path().join(name(FileKind::Reserve, 1).leaf());
+    run(settings(temp.path()), |env| async move {
+        let space = env.space().await.unwrap();
+        assert!(0 < space.available_bytes && space.available_bytes < space.total_bytes, "{space:?}");
+        let file = env.open(name(FileKind::Reserve, 1), OpenMode::CreateNew).await.unwrap();
+        file.allocate(1 << 20).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 1 << 20);
+        let (buf, read) = file.read_at((1 << 20) - 4096, env.buffer(4096).await).await;
+        read.unwrap();
+        assert!(buf.as_slice().iter().all(|byte| *byte == 0));
+        // More than any disk has: refused at once, with what was asked for.
+        let refused = file.allocate(1 << 50).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                Error::OutOfSpace { needed: 0x4_0000_0000_0000, .. } | Error::Os { errno: libc::EFBIG, .. }
+            ),
+            "{refused:?}"
+        );
+    });
+    assert!(std::fs::metadata(path).unwrap().blocks() * 512 >= 1 << 20);
 }
 
 /// More open files than the ring's table has places.

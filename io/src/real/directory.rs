@@ -9,7 +9,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::sys;
-use crate::env::{Dir, FileName, OpenMode};
+use crate::env::{Dir, FileName, OpenMode, Space};
 use crate::error::{Error, FileOp, Result};
 
 /// The lock file in the store's directory.
@@ -146,8 +146,8 @@ impl Root {
         Ok(files)
     }
 
-    pub(super) fn free_bytes(&self) -> Result<u64> {
-        sys::free_bytes(self.fd()).map_err(|errno| dir_error(FileOp::Length, Dir::Root, errno))
+    pub(super) fn space(&self) -> Result<Space> {
+        sys::space(self.fd()).map_err(|errno| dir_error(FileOp::Length, Dir::Root, errno))
     }
 }
 

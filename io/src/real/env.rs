@@ -17,7 +17,7 @@ use super::sys;
 use super::target::Target;
 use super::timers::Timers;
 use crate::buf::IoBuf;
-use crate::env::{Dir, Env, FileName, OpenMode, TaskClass};
+use crate::env::{Dir, Env, FileName, OpenMode, Space, TaskClass};
 use crate::error::{FileOp, Result};
 use crate::sync_mode::SyncMode;
 use crate::task::TaskSet;
@@ -163,7 +163,7 @@ impl Env for RealEnv {
         self.sync_open_dir(dir, fd).await
     }
 
-    async fn free_bytes(&self) -> Result<u64> {
-        self.host.root.free_bytes()
+    async fn space(&self) -> Result<Space> {
+        self.host.root.space()
     }
 }

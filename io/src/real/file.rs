@@ -87,6 +87,15 @@ impl File for RealFile {
         self.sync(true).await
     }
 
+    async fn allocate(&self, bytes: u64) -> Result<()> {
+        let allocated = self.ring.run(Operation::allocate(Rc::clone(&self.target), bytes)).await.1;
+        match allocated {
+            // Filesystems that cannot allocate ahead can still be made to by writing.
+            Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => self.zero_fill(bytes).await,
+            allocated => allocated,
+        }
+    }
+
     async fn len(&self) -> Result<u64> {
         self.target.len()
     }

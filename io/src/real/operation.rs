@@ -33,6 +33,11 @@ pub(super) enum Work {
         /// Whether every attribute must be durable too.
         metadata: bool,
     },
+    /// Takes space for the beginning of a file.
+    Allocate {
+        /// How much.
+        bytes: u64,
+    },
 }
 
 /// Which of an operation's submissions a completion belongs to.
@@ -53,6 +58,7 @@ enum Phase {
         sync: Option<i32>,
     },
     Sync,
+    Allocate,
 }
 
 /// What to do after a completion.
@@ -89,6 +95,11 @@ impl Operation {
         Self { target, work, buf: None, offset: 0, done: 0, phase: Phase::Sync, stalls: 0 }
     }
 
+    pub(super) fn allocate(target: Rc<Target>, bytes: u64) -> Self {
+        let work = Work::Allocate { bytes };
+        Self { target, work, buf: None, offset: 0, done: 0, phase: Phase::Allocate, stalls: 0 }
+    }
+
     pub(super) fn work(&self) -> Work {
         self.work
     }
@@ -113,6 +124,7 @@ impl Operation {
             Phase::Transfer => (self.transfer_entry(), None),
             Phase::Linked { .. } => (self.transfer_entry().flags(Flags::IO_LINK), Some(self.sync_entry())),
             Phase::Sync => (self.sync_entry(), None),
+            Phase::Allocate => (self.allocate_entry(), None),
         }
     }
 
@@ -142,11 +154,18 @@ impl Operation {
         opcode::Fsync::new(fd).flags(kind).build().flags(flags)
     }
 
+    fn allocate_entry(&self) -> Entry {
+        let (fd, flags) = self.target.ring_fd();
+        let Work::Allocate { bytes } = self.work else { return opcode::Nop::new().build() };
+        opcode::Fallocate::new(fd, bytes).build().flags(flags)
+    }
+
     /// Takes the result of one completion.
     pub(super) fn complete(&mut self, part: Part, result: i32) -> Step {
         match &mut self.phase {
             Phase::Transfer => self.after_transfer(result),
             Phase::Sync => self.after_sync(result),
+            Phase::Allocate => self.after_allocate(result),
             Phase::Linked { write, sync } => {
                 *(if part == Part::Main { &mut *write } else { &mut *sync }) = Some(result);
                 let (Some(write), Some(sync)) = (*write, *sync) else { return Step::Wait };
@@ -205,12 +224,24 @@ impl Operation {
         }
     }
 
+    fn after_allocate(&mut self, result: i32) -> Step {
+        match -result {
+            errno if errno <= 0 => Step::Done(Ok(())),
+            libc::EINTR | libc::EAGAIN => self.stalled(libc::EAGAIN),
+            errno => Step::Done(Err(self.error(FileOp::Allocate, errno))),
+        }
+    }
+
     fn stalled(&mut self, errno: i32) -> Step {
         self.stalls += 1;
         if self.stalls < STALLS_MAX {
             return Step::Submit;
         }
-        let op = if self.phase == Phase::Sync { FileOp::Sync } else { self.transfer_op() };
+        let op = match self.phase {
+            Phase::Sync => FileOp::Sync,
+            Phase::Allocate => FileOp::Allocate,
+            Phase::Transfer | Phase::Linked { .. } => self.transfer_op(),
+        };
         Step::Done(Err(self.error(op, errno)))
     }
 
@@ -228,7 +259,11 @@ impl Operation {
     }
 
     fn error(&self, op: FileOp, errno: i32) -> Error {
-        let (offset, bytes) = (self.offset + self.transferred(), to_u64(self.len() - self.done));
+        let bytes = match self.work {
+            Work::Allocate { bytes } => bytes,
+            _ => to_u64(self.len() - self.done),
+        };
+        let offset = self.offset + self.transferred();
         self.target.error(op, offset, bytes, errno)
     }
 }
@@ -305,6 +340,15 @@ mod tests {
             assert_eq!(operation.complete(both[0].0, both[0].1), Step::Wait);
             assert_eq!(operation.complete(both[1].0, both[1].1), Step::Done(Ok(())));
         }
+    }
+
+    #[test]
+    fn an_allocation_that_does_not_fit_is_typed() {
+        let mut operation = Operation::allocate(target(0), 1 << 20);
+        assert_eq!(operation.complete(Part::Main, -libc::EINTR), Step::Submit);
+        let full = operation.complete(Part::Main, -libc::ENOSPC);
+        assert!(matches!(full, Step::Done(Err(Error::OutOfSpace { needed: 0x10_0000, .. }))), "{full:?}");
+        assert_eq!(Operation::allocate(target(0), 4096).complete(Part::Main, 0), Step::Done(Ok(())));
     }
 
     #[test]

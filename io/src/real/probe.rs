@@ -147,6 +147,7 @@ fn operations(ring: &IoUring) -> Tried {
         ("READ_FIXED", opcode::ReadFixed::CODE),
         ("WRITE_FIXED", opcode::WriteFixed::CODE),
         ("FSYNC", opcode::Fsync::CODE),
+        ("FALLOCATE", opcode::Fallocate::CODE),
     ];
     let mut probe = Probe::new();
     let asked = ring.submitter().register_probe(&mut probe);
@@ -247,8 +248,19 @@ fn registered_files(ring: &IoUring) -> Tried {
     }
 }
 
-/// Writes one unit past all caches, makes it durable and reads it back.
+/// Writes one unit past all caches, makes it durable and reads it back. A store on a filesystem that is full can be
+/// opened all the same: it has been opened before.
 fn direct_io(ring: &mut IoUring, root: &Root) -> Tried {
+    match write_and_read_back(ring, root) {
+        Err(Error::OutOfSpace { .. }) => {
+            let what = "no room to write a unit and read it back: free some space";
+            Ok(((), Outcome::Reduced(what.to_owned())))
+        }
+        tried => tried,
+    }
+}
+
+fn write_and_read_back(ring: &mut IoUring, root: &Root) -> Tried {
     let fd = nameless_file(root)?;
     let raw = types::Fd(fd.as_raw_fd());
     let mut out = IoBuf::zeroed(IO_UNIT_BYTES);

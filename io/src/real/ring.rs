@@ -319,6 +319,7 @@ impl Ring {
                 counters.syncs.add(u64::from(sync.is_some()));
             }
             Work::Sync { .. } => counters.syncs.add(1),
+            Work::Allocate { .. } => {}
         }
         if let Some(waker) = waker {
             waker.wake();

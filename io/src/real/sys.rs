@@ -5,6 +5,8 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
+use crate::env::Space;
+
 /// The error number of the last failed call.
 pub(super) fn last_errno() -> i32 {
     errno_of(&io::Error::last_os_error())
@@ -85,14 +87,17 @@ pub(super) fn file_len(fd: BorrowedFd<'_>) -> Result<u64, i32> {
     Ok(u64::try_from(status(fd)?.st_size).unwrap_or(0))
 }
 
-/// The bytes that an unprivileged writer may still use on the filesystem of `fd`.
-pub(super) fn free_bytes(fd: BorrowedFd<'_>) -> Result<u64, i32> {
+/// How full the filesystem of `fd` is for an unprivileged writer.
+pub(super) fn space(fd: BorrowedFd<'_>) -> Result<Space, i32> {
     let mut status = MaybeUninit::<libc::statvfs>::uninit();
     // SAFETY: the kernel fills the structure; the descriptor is open.
     check(unsafe { libc::fstatvfs(fd.as_raw_fd(), status.as_mut_ptr()) })?;
     // SAFETY: the call succeeded, so the structure is filled.
     let status = unsafe { status.assume_init() };
-    Ok(status.f_bavail.saturating_mul(status.f_frsize))
+    Ok(Space {
+        available_bytes: status.f_bavail.saturating_mul(status.f_frsize),
+        total_bytes: status.f_blocks.saturating_mul(status.f_frsize),
+    })
 }
 
 /// The kind of filesystem that holds `fd`, by name where the number is a common one.

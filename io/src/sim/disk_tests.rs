@@ -222,9 +222,9 @@ fn a_file_removed_while_open_stays_usable_and_gives_its_space_back_when_closed()
         let (buf, read) = file.read_at(0, page(0)).await;
         read.unwrap();
         assert_eq!(buf.as_slice()[0], 1);
-        assert_eq!(env.free_bytes().await.unwrap(), 1 << 20);
+        assert_eq!(env.space().await.unwrap().available_bytes, 1 << 20);
         drop(file);
-        assert_eq!(env.free_bytes().await.unwrap(), (1 << 20) + 4 * 4096);
+        assert_eq!(env.space().await.unwrap().available_bytes, (1 << 20) + 4 * 4096);
     });
 }
 

@@ -100,11 +100,40 @@ fn space_runs_out_at_the_limit_and_overwriting_needs_none() {
         assert!(matches!(full, Err(Error::OutOfSpace { needed: 16384, .. })));
         assert!(matches!(b.zero_fill(1 << 20).await, Err(Error::OutOfSpace { .. })));
         b.zero_fill(3 * 4096).await.unwrap();
-        assert_eq!(env.free_bytes().await.unwrap(), 0);
+        assert_eq!(env.space().await.unwrap().available_bytes, 0);
         drop(b);
         env.remove(B).await.unwrap();
-        assert_eq!(env.free_bytes().await.unwrap(), 3 * 4096);
+        assert_eq!(env.space().await.unwrap().available_bytes, 3 * 4096);
     });
+}
+
+#[test]
+fn allocated_space_is_gone_for_others_until_the_file_is() {
+    let options = SimOptions { free_bytes: Some(4 * 4096), ..SimOptions::default() };
+    let world = SimWorld::new(options, ones(A, 1));
+    let env = world.env();
+    let done = world.run(async {
+        let file = env.open(B, OpenMode::CreateNew).await.unwrap();
+        assert!(matches!(file.allocate(5 * 4096).await, Err(Error::OutOfSpace { needed: 20480, .. })));
+        file.allocate(4 * 4096).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 4 * 4096);
+        let (buf, read) = file.read_at(3 * 4096, page(7)).await;
+        read.unwrap();
+        assert!(buf.as_slice().iter().all(|byte| *byte == 0));
+        file.write_at(0, pages(3, 4), WriteSync::Durable).await.1.unwrap();
+        drop(file);
+        let third = crate::env::FileName { number: 3, ..B };
+        let full = env.open(third, OpenMode::CreateNew).await;
+        assert!(matches!(full, Err(Error::OutOfSpace { .. })), "a name needs room too");
+        world.set_free_bytes(Some(4096));
+        env.open(third, OpenMode::CreateNew).await.unwrap();
+        world.set_free_bytes(Some(0));
+        env.remove(B).await.unwrap();
+        let space = env.space().await.unwrap();
+        assert_eq!((space.available_bytes, space.total_bytes), (4 * 4096, 5 * 4096));
+    });
+    assert_eq!(done, Outcome::Done(()));
+    drop(world.stop());
 }
 
 #[test]

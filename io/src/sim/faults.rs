@@ -35,7 +35,7 @@ pub struct Faults {
     pub sync_error: u16,
     /// EIO on any operation.
     pub any_error: u16,
-    /// ENOSPC on an operation that may need space: write, fill with zeros, creation of a file or directory.
+    /// ENOSPC on an operation that may need space: write, fill with zeros, allocation, creation of a file or directory.
     pub no_space: u16,
     /// [`Fault::Slow`].
     pub slow: u16,
@@ -66,7 +66,11 @@ impl Faults {
         let odds = [
             (self.any_error, Fault::Errno(libc::EIO), true),
             (self.read_error, Fault::Errno(libc::EIO), is(&[FileOp::Read])),
-            (self.write_error, Fault::Errno(libc::EIO), is(&[FileOp::Write, FileOp::ZeroFill])),
+            (
+                self.write_error,
+                Fault::Errno(libc::EIO),
+                is(&[FileOp::Write, FileOp::ZeroFill, FileOp::Allocate]),
+            ),
             (
                 self.sync_error,
                 Fault::Errno(libc::EIO),

@@ -12,14 +12,14 @@ use super::pages::{PAGE_BYTES, WriteData, split};
 use super::trace::{IoEvent, IoPhase};
 use super::world::Inner;
 use crate::buf::{IO_UNIT_BYTES, IoBuf};
-use crate::env::{Dir, Env, File, FileName, OpenMode, PanicHook, TaskClass, WriteSync};
+use crate::env::{Dir, Env, File, FileName, OpenMode, PanicHook, Space, TaskClass, WriteSync};
 use crate::error::{Error, FileOp, Result};
 use crate::num::{to_u64, to_usize};
 use crate::reply::ReplySender;
 use crate::task::{TaskSet, Unpark};
 
-/// Space that a machine without a limit reports.
-const FREE_BYTES_UNLIMITED: u64 = 1 << 40;
+/// The size that a disk without a limit reports.
+const CAPACITY_UNLIMITED_BYTES: u64 = 1 << 40;
 
 /// Nothing sleeps in the simulation: the run loop looks at every ready queue.
 struct AlwaysAwake;
@@ -211,6 +211,18 @@ impl File for SimFile {
         self.handle.world.perform(&self.host, event, keep, Some(begin), finish).await
     }
 
+    async fn allocate(&self, bytes: u64) -> Result<()> {
+        self.check(FileOp::Allocate, 0, bytes)?;
+        let (inode, name) = (self.handle.inode, self.handle.name);
+        let event = IoEvent { len: bytes, grows: true, ..self.event(FileOp::Allocate) };
+        let data = WriteData::Zeros(to_usize(bytes).div_ceil(PAGE_BYTES));
+        let begin = InFlight::Write { inode, first: 0, data: data.clone() };
+        let keep = Rc::clone(&self.handle);
+        let finish =
+            move |done: &mut super::io::Completion<'_>| coded(done.write(inode, name, 0, &data, None));
+        self.handle.world.perform(&self.host, event, keep, Some(begin), finish).await
+    }
+
     async fn len(&self) -> Result<u64> {
         let (inode, name) = (self.handle.inode, self.handle.name);
         let event = self.event(FileOp::Length);
@@ -234,6 +246,9 @@ impl SimEnv {
         let finish = move |done: &mut super::io::Completion<'_>| {
             if let Some(errno) = done.errno() {
                 return coded(Err(Error::from_errno(FileOp::Open, name, 0, 0, errno)));
+            }
+            if create && !done.has_room_for_a_name() {
+                return coded(Err(Error::from_errno(FileOp::Open, name, 0, 0, libc::ENOSPC)));
             }
             let found = if create {
                 done.disk.create(name)
@@ -337,6 +352,9 @@ impl Env for SimEnv {
             if let Some(errno) = done.errno() {
                 return coded(Err(dir_error(FileOp::CreateDir, dir, errno)));
             }
+            if !done.has_room_for_a_name() {
+                return coded(Err(Error::OutOfSpace { file: dir.to_string(), needed: 0 }));
+            }
             done.disk.create_dir(dir);
             if done.personality == super::options::Personality::Ext4 {
                 done.disk.sync_all(mark);
@@ -361,9 +379,10 @@ impl Env for SimEnv {
         self.world.perform(&self.host, event, (), None, finish).await
     }
 
-    async fn free_bytes(&self) -> Result<u64> {
+    async fn space(&self) -> Result<Space> {
+        let total_bytes = self.world.capacity.get().unwrap_or(CAPACITY_UNLIMITED_BYTES);
         let used = self.world.disk.borrow().used_bytes();
-        Ok(self.world.capacity.map_or(FREE_BYTES_UNLIMITED, |capacity| capacity.saturating_sub(used)))
+        Ok(Space { available_bytes: total_bytes.saturating_sub(used), total_bytes })
     }
 }
 

@@ -160,7 +160,7 @@ impl Inner {
             rng: &mut self.fault_rng.borrow_mut(),
             personality: self.options.personality,
             cover: self.options.durable_cover,
-            capacity: self.capacity,
+            capacity: self.capacity.get(),
             op: op.event.op,
         })
     }
@@ -326,6 +326,11 @@ impl Completion<'_> {
         }
         let missing = self.disk.inode(inode).map_or(0, |state| state.current.missing(first, pages));
         missing <= self.fitting(missing)
+    }
+
+    /// Whether a directory can take another name. It may need a page for it, though none is accounted for.
+    pub(super) fn has_room_for_a_name(&self) -> bool {
+        self.fitting(1) == 1
     }
 
     /// How many of `pages` new pages there is room for.

@@ -47,7 +47,7 @@ pub struct SimOptions {
     pub step_max: u64,
     /// The I/O index after whose event the power fails.
     pub crash_at: Option<u64>,
-    /// The bytes that files may grow by; `None` for no limit.
+    /// The bytes that files may grow by; `None` for no limit. A name can be created only while there is a page left.
     pub free_bytes: Option<u64>,
     /// The answer to [`crate::Env::read_depth`].
     pub read_depth: usize,

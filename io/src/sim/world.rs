@@ -69,7 +69,7 @@ pub(super) struct Inner {
     pub(super) faults: RefCell<Faults>,
     pub(super) read_only: Cell<bool>,
     /// The bytes that all files together may have.
-    pub(super) capacity: Option<u64>,
+    pub(super) capacity: Cell<Option<u64>>,
     // One generator per concern, so that switching a fault on does not change the schedule's numbers.
     pub(super) env_rng: RefCell<Rng>,
     pub(super) fault_rng: RefCell<Rng>,
@@ -174,7 +174,7 @@ impl SimWorld {
             timers: RefCell::default(),
             faults: RefCell::new(options.faults.clone()),
             read_only: Cell::new(false),
-            capacity,
+            capacity: Cell::new(capacity),
             env_rng: RefCell::new(seeds.split()),
             fault_rng: RefCell::new(seeds.split()),
             latency_rng: RefCell::new(seeds.split()),
@@ -344,6 +344,13 @@ impl SimWorld {
     pub fn set_faults(&self, faults: Faults) {
         *self.inner.faults.borrow_mut() = faults;
         self.inner.read_only.set(false);
+    }
+
+    /// Sets how much files may grow from here on; `None` for no limit. Less than before is as if somebody else had
+    /// filled the disk.
+    pub fn set_free_bytes(&self, free_bytes: Option<u64>) {
+        let used = self.inner.disk.borrow().used_bytes();
+        self.inner.capacity.set(free_bytes.map(|free| used.saturating_add(free)));
     }
 
     /// How many I/O events have happened: the next one has this index. Each operation has two events.

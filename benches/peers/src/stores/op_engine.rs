@@ -81,7 +81,7 @@ pub struct OpEngine {
 }
 
 impl OpEngine {
-    /// Opens or creates it. Half of the memory is its budget; the rest is for the allocator and what a block takes on
+    /// Opens or creates it. Two thirds of the memory are its budget; the rest is for the allocator and what a block takes on
     /// its way.
     pub fn open(path: &Path, settings: Settings) -> Result<Self> {
         let deferred = Durability::Deferred { blocks: SYNC_BLOCKS, interval: Duration::from_secs(3600) };
@@ -92,7 +92,7 @@ impl OpEngine {
             .collection::<Ids>()
             .collection::<Headers>()
             .reorg_window(u64::from(WINDOW_BLOCKS))
-            .memory_budget(settings.memory_bytes / 2)
+            .memory_budget(settings.memory_bytes / 3 * 2)
             .durability(if settings.every_block_durable { Durability::Block } else { deferred });
         Ok(Self { engine: Engine::open_blocking(config)?, deferred: !settings.every_block_durable })
     }

@@ -225,3 +225,123 @@ impl<E: Env> std::fmt::Debug for RunCursor<E> {
         f.debug_struct("RunCursor").field("current", &self.current).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ops::Bound;
+
+    use op_engine_io::sim::{SimDisk, SimEnv, SimOptions, SimWorld};
+    use op_engine_io::{Dir, Env as _};
+
+    use super::*;
+    use crate::ids::{CollectionId, Height, ShardId, StoreId};
+    use crate::segment::{FilterKey, PartitionCache, SegmentBuilder, SegmentConfig, SegmentHome};
+    use crate::segment_meta::SegmentMeta;
+
+    const HOME: SegmentHome = SegmentHome { store: StoreId([1; 16]), shard: ShardId(0) };
+    const BOTTOM: Place = Place { level: Level::BOTTOM, run: 1 };
+
+    /// A file with keys `from..to`, each written by the commit `seq`.
+    async fn file(
+        env: &SimEnv,
+        number: u64,
+        (from, to): (u8, u8),
+        seq: u64,
+        place: Place,
+    ) -> Rc<Segment<SimEnv>> {
+        let config = SegmentConfig::new(FilterKey([0; 16]));
+        let collection = CollectionId(1);
+        let mut builder =
+            SegmentBuilder::create(env.clone(), HOME, number, collection, config).await.unwrap();
+        for key in from..to {
+            builder.add(&[key], Seq(seq), Some(&[key; 300])).await.unwrap();
+        }
+        let meta = builder.finish((Height(1), Height(1))).await.unwrap();
+        let meta = SegmentMeta { place, ..meta };
+        Segment::open(env, HOME, meta, Mask::default(), &PartitionCache::unbounded()).await.unwrap()
+    }
+
+    fn trimmed(file: &Rc<Segment<SimEnv>>, to: u8) -> Rc<Segment<SimEnv>> {
+        file.trimmed(SegmentMeta { key_min: vec![to], ..file.meta().clone() })
+    }
+
+    fn on_a_machine(body: impl AsyncFnOnce(SimEnv)) {
+        let world = SimWorld::new(SimOptions::default(), SimDisk::new());
+        let env = world.env();
+        let ran = world.run(async {
+            env.create_dir(Dir::Shard(0)).await.unwrap();
+            body(env).await;
+        });
+        ran.done().unwrap();
+    }
+
+    fn above(run: u64) -> Place {
+        Place { level: Level::FLUSHED, run }
+    }
+
+    #[test]
+    fn the_bottom_is_the_oldest_while_a_descent_is_under_way() {
+        on_a_machine(async |env| {
+            // Keys below 50 have descended already: the first file of the bottom has the newer commits.
+            let descended = file(&env, 3, (0, 50), 9, Place { run: 3, ..BOTTOM }).await;
+            let old = trimmed(&file(&env, 1, (0, 99), 2, BOTTOM).await, 50);
+            let upper = trimmed(&file(&env, 2, (10, 80), 9, above(2)).await, 50);
+            let newer = file(&env, 4, (40, 60), 12, above(4)).await;
+            let runs = Runs::new([newer, upper, old, descended]);
+            assert!(runs.are_sound());
+            let numbers = |run: &Run<SimEnv>| run.files().iter().map(|file| file.meta().number).collect();
+            let found: Vec<Vec<u64>> = runs.as_slice().iter().map(numbers).collect();
+            assert_eq!(found, [vec![3, 1], vec![2], vec![4]]);
+            let file_of = |run: usize, key: u8| {
+                runs.as_slice()[run].file_for(&[key], Seq::MAX).map(|file| file.meta().number)
+            };
+            assert_eq!(
+                [file_of(0, 49), file_of(0, 50), file_of(1, 49), file_of(1, 50)],
+                [Some(3), Some(1), None, Some(2)]
+            );
+            assert_eq!(runs.as_slice()[2].file_for(&[45], Seq(11)).map(|file| file.meta().number), None);
+        });
+    }
+
+    #[test]
+    fn files_of_a_run_that_overlap_are_noticed() {
+        on_a_machine(async |env| {
+            let (one, other) =
+                (file(&env, 1, (0, 50), 2, BOTTOM).await, file(&env, 2, (49, 60), 2, BOTTOM).await);
+            assert!(!Runs::new([one.clone(), other.clone()]).are_sound());
+            assert!(Runs::new([one, trimmed(&other, 50)]).are_sound());
+        });
+    }
+
+    #[test]
+    fn a_cursor_goes_through_the_files_of_a_run_as_if_they_were_one() {
+        on_a_machine(async |env| {
+            let files = [
+                file(&env, 1, (0, 40), 2, BOTTOM).await,
+                trimmed(&file(&env, 2, (30, 70), 2, BOTTOM).await, 45),
+                file(&env, 3, (90, 120), 2, BOTTOM).await,
+            ];
+            let all: Vec<u8> = (0..40).chain(45..70).chain(90..120).collect();
+            let bounds = [0, 20, 39, 40, 44, 45, 60, 69, 70, 95, 119, 130];
+            for (from, to) in bounds.into_iter().flat_map(|from| bounds.map(|to| (from, to))) {
+                let range = KeyRange { start: Bound::Included(vec![from]), end: Bound::Excluded(vec![to]) };
+                let mut expected: Vec<u8> =
+                    all.iter().copied().filter(|key| (from..to).contains(key)).collect();
+                for direction in [Direction::Forward, Direction::Backward] {
+                    let options = CursorOptions::default();
+                    let mut cursor = RunCursor::new(env.clone(), &files, range.clone(), direction, options);
+                    let mut found = Vec::new();
+                    loop {
+                        match cursor.step().unwrap() {
+                            Step::Entry => found.push(cursor.entry().unwrap().key[0]),
+                            Step::NeedsRead => cursor.load().await.unwrap(),
+                            Step::End => break,
+                        }
+                    }
+                    assert_eq!(found, expected, "{from}..{to} {direction:?}");
+                    expected.reverse();
+                }
+            }
+        });
+    }
+}

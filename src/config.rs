@@ -59,6 +59,7 @@ pub struct Config {
     pub(crate) lock_wait: Duration,
     pub(crate) shard_settings: Option<ShardConfig>,
     pub(crate) commits_in_flight_max: usize,
+    pub(crate) space_reserve_bytes: Option<u64>,
 }
 
 impl Config {
@@ -77,6 +78,7 @@ impl Config {
             lock_wait: Duration::from_secs(5),
             shard_settings: None,
             commits_in_flight_max: 64,
+            space_reserve_bytes: None,
         }
     }
 
@@ -191,6 +193,14 @@ impl Config {
     #[must_use]
     pub fn commits_in_flight(mut self, blocks: usize) -> Self {
         self.commits_in_flight_max = blocks.max(1);
+        self
+    }
+
+    /// Space that each shard keeps for what must not fail when the disk is full: reorgs, closing and opening, in bytes.
+    /// Much less than a MiB may not be enough. Default: 64 MiB, or a hundredth of the filesystem if that is less.
+    #[must_use]
+    pub fn space_reserve(mut self, bytes: u64) -> Self {
+        self.space_reserve_bytes = Some(bytes);
         self
     }
 

@@ -94,6 +94,16 @@ pub enum Error {
         /// The encoded key, in hexadecimal.
         key: String,
     },
+    /// The disk might have no room for what a commit makes necessary. The next commit is looked at afresh.
+    #[error("no room on the disk for {what}: {}. Nothing was changed", room(*.needed, *.available))]
+    OutOfSpace {
+        /// What was to be committed.
+        what: String,
+        /// The bytes that must be free: for it, and for everything before it that is not in segments yet.
+        needed: u64,
+        /// The bytes that are.
+        available: u64,
+    },
     /// The store has no such collection.
     #[error("collection {name} is not registered: add it to the configuration before opening")]
     UnknownCollection {
@@ -166,6 +176,15 @@ pub enum Error {
     /// A snapshot, subscription or handle is used after the engine has been closed.
     #[error("the engine is closed")]
     Closed,
+}
+
+fn room(needed: u64, available: u64) -> String {
+    if available < needed {
+        return format!(
+            "{needed} bytes must be free, {available} are. Free some space; it is used at once, without opening again"
+        );
+    }
+    format!("it refuses to give more, although it reports {available} free bytes. Is there a quota?")
 }
 
 impl From<op_engine_io::Error> for Error {

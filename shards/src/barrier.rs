@@ -11,7 +11,7 @@ use op_engine_io::num::to_usize;
 
 use crate::error::{Error, Result};
 use crate::ids::{BlockHash, Height, Seq, ShardId};
-use crate::message::{CommitKind, CommitPart, Event, Progress, Request};
+use crate::message::{CommitKind, CommitPart, Event, Progress, Request, SpaceNeed};
 use crate::mutants::{Mutant, active};
 use crate::signal::Signal;
 
@@ -36,6 +36,7 @@ struct State {
     last: Seq,
     applied: Vec<Seq>,
     durable: Vec<Seq>,
+    needs: Vec<SpaceNeed>,
     /// The highest number that a shard waits for before it can flush.
     cut_wanted: Seq,
     failed: Option<Error>,
@@ -56,6 +57,7 @@ impl Barrier {
             last: floor.max(cut),
             applied: vec![cut; shards.len()],
             durable: vec![cut; shards.len()],
+            needs: vec![SpaceNeed::default(); shards.len()],
             cut_wanted: Seq::ZERO,
             failed: None,
         };
@@ -93,6 +95,30 @@ impl Barrier {
     #[must_use]
     pub fn cut_wanted(&self) -> Seq {
         self.state.borrow().cut_wanted
+    }
+
+    /// What each shard may still take from the disk.
+    #[must_use]
+    pub fn space_needs(&self) -> Vec<SpaceNeed> {
+        self.state.borrow().needs.clone()
+    }
+
+    /// Takes in what a shard may still take from the disk.
+    pub fn note_space(&self, shard: ShardId, need: SpaceNeed) {
+        if let Some(place) = self.state.borrow_mut().needs.get_mut(usize::from(shard.0)) {
+            *place = need;
+        }
+    }
+
+    /// Asks every shard to give back what it can, and to try again what it could not do for lack of space.
+    ///
+    /// # Errors
+    /// If a shard is gone.
+    pub async fn make_room(&self) -> Result<()> {
+        for shard in &self.shards {
+            self.deliver(shard, Request::MakeRoom).await?;
+        }
+        Ok(())
     }
 
     /// The failure that has stopped commits, if one has.
@@ -205,9 +231,13 @@ impl Barrier {
     }
 
     fn take_in(&self, event: Event) {
+        if let Event::Applied(shard, _, need) | Event::Space(shard, need) = &event {
+            self.note_space(*shard, *need);
+        }
         let mut state = self.state.borrow_mut();
         match event {
-            Event::Applied(shard, seq) => raise(&mut state.applied, shard, seq),
+            Event::Applied(shard, seq, _) => raise(&mut state.applied, shard, seq),
+            Event::Space(..) => {}
             Event::Durable(shard, seq) => raise(&mut state.durable, shard, seq),
             Event::CutWanted(_, seq) => state.cut_wanted = state.cut_wanted.max(seq),
             Event::Failed(shard, cause) => {
@@ -256,10 +286,14 @@ mod tests {
             assert_eq!((part.seq, part.prev), (Seq(12), Seq(5)));
         }
         for shard in [2, 0] {
-            barrier.take_in(Event::Applied(ShardId(shard), seq));
+            let need = SpaceNeed { bytes: 7, ..SpaceNeed::default() };
+            barrier.take_in(Event::Applied(ShardId(shard), seq, need));
+            assert_eq!(barrier.space_needs()[usize::from(shard)], need);
             barrier.take_in(Event::Durable(ShardId(shard), seq));
             assert_eq!((barrier.applied(), barrier.cut()), (Seq(5), Seq(5)));
         }
+        barrier.take_in(Event::Space(ShardId(2), SpaceNeed::default()));
+        assert_eq!(barrier.space_needs()[2].bytes, 0);
         barrier.take_in(Event::Durable(ShardId(1), seq));
         assert_eq!((barrier.applied(), barrier.cut()), (Seq(5), seq));
     }

@@ -37,6 +37,13 @@ pub struct ShardConfig {
     pub young_runs_max: usize,
     /// The final runs above the bottom run are merged into it when they have this part of its bytes, in percent.
     pub bottom_ratio_percent: u64,
+    /// Runs of a collection, of those that merges make fewer, from which on commits are slowed down while it is merged.
+    pub merge_runs_soft: usize,
+    /// Runs of a collection at which commits wait for merges.
+    pub merge_runs_max: usize,
+    /// Space on the disk that is kept for what must not fail when it is full, in bytes: reorgs, closing and opening.
+    /// Much less than a MiB may not be enough. `None`: 64 MiB, or a hundredth of the filesystem if that is less.
+    pub space_reserve_bytes: Option<u64>,
     /// Requests that wait in the shard's mailbox before senders wait.
     pub mailbox_len_max: usize,
     /// Read requests that are worked on at once.
@@ -62,6 +69,9 @@ impl Default for ShardConfig {
             append_run_bytes_max: 1 << 30,
             young_runs_max: 12,
             bottom_ratio_percent: 40,
+            merge_runs_soft: 64,
+            merge_runs_max: 128,
+            space_reserve_bytes: None,
             mailbox_len_max: 1024,
             reads_in_flight_max: 1024,
         }

@@ -141,6 +141,12 @@ impl Error {
         Self::corruption(file, offset, why.0)
     }
 
+    /// Whether the filesystem or a quota was full, and nothing worse has come of it.
+    #[must_use]
+    pub fn is_out_of_space(&self) -> bool {
+        matches!(self, Self::Io(op_engine_io::Error::OutOfSpace { .. }))
+    }
+
     /// The error that every commit after this failure gets.
     #[must_use]
     pub fn poison(self) -> Self {

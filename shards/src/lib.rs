@@ -28,6 +28,7 @@ pub mod mutants;
 pub mod ops;
 pub mod range;
 pub mod recovery;
+pub mod reserve;
 pub mod retention;
 pub mod run;
 pub mod segment;

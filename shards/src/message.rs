@@ -59,6 +59,25 @@ pub struct Progress {
     pub horizon: Horizon,
 }
 
+/// What a shard may still take from the disk, as of its newest commit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpaceNeed {
+    /// For a flush of all its memtables, for its manifest, and for what is missing of its reserve, in bytes.
+    pub bytes: u64,
+    /// The largest WAL frame that needs no new file, in bytes.
+    pub wal_room_bytes: u64,
+    /// The length of a new WAL file, in bytes.
+    pub wal_file_bytes: u64,
+    /// What must be free for a reorg, because the reserve does not answer for it, in bytes.
+    pub reorg_bytes: u64,
+    /// The disk did not give what was asked for when it was last asked, whatever it says of itself.
+    pub refused: bool,
+    /// No memtable is left for more commits.
+    pub memtables_full: bool,
+    /// Rises with every flush and every change of the reserve that was tried.
+    pub attempts: u64,
+}
+
 /// The views that must stay readable.
 #[derive(Debug, Clone, Default)]
 pub struct Pins {
@@ -129,6 +148,8 @@ pub enum Request {
     Get(GetRequest),
     /// Scan a range.
     Scan(ScanRequest),
+    /// A commit was refused for lack of space: flush, give back what can be given back, and try again what failed.
+    MakeRoom,
     /// Commits have stopped on every shard because of a failure somewhere.
     Stop(Error),
     /// Flush everything that is durable, and answer when it is done.
@@ -144,8 +165,10 @@ pub enum Request {
 /// What a shard tells the barrier.
 #[derive(Debug)]
 pub enum Event {
-    /// Readers of this shard see commits up to here.
-    Applied(ShardId, Seq),
+    /// Readers of this shard see commits up to here, after which it may need so much space.
+    Applied(ShardId, Seq, SpaceNeed),
+    /// What the shard may need has changed without a commit.
+    Space(ShardId, SpaceNeed),
     /// Commits up to here survive a crash on this shard.
     Durable(ShardId, Seq),
     /// The shard wants to flush a memtable that ends here.
@@ -200,4 +223,6 @@ pub enum GoOn {
 pub struct Started {
     /// The collections as of the cut.
     pub catalog: Catalog,
+    /// What it may take from the disk.
+    pub need: SpaceNeed,
 }

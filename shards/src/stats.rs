@@ -1,6 +1,7 @@
 //! What a shard tells of itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::ids::{CollectionId, Height, Seq, ShardId};
 use crate::segment_meta::Level;
@@ -37,6 +38,74 @@ pub struct SegmentStats {
     pub keys: u64,
     /// Bytes of memory for what is there of its filter and page index.
     pub memory_bytes: u64,
+}
+
+/// Why commits were delayed, or waited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum StallReason {
+    /// Flushes are behind.
+    MemtablesFull,
+    /// Merges are behind.
+    MergesBehind,
+    /// The device does not take the WAL as fast as commits come.
+    WalQueueFull,
+    /// Flushes wait for space on the disk.
+    OutOfSpace,
+}
+
+impl StallReason {
+    /// All reasons.
+    pub const ALL: [Self; 4] =
+        [Self::MemtablesFull, Self::MergesBehind, Self::WalQueueFull, Self::OutOfSpace];
+}
+
+/// The delays and waits that had one reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stall {
+    /// How many commits were held up.
+    pub count: u64,
+    /// For how long together, in nanoseconds.
+    pub nanos: u64,
+}
+
+/// The delays and waits of commits, by reason.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stalls([Stall; StallReason::ALL.len()]);
+
+impl Stalls {
+    /// Those with a reason.
+    #[must_use]
+    pub fn of(&self, reason: StallReason) -> Stall {
+        self.iter().find(|(other, _)| *other == reason).map(|(_, stall)| stall).unwrap_or_default()
+    }
+
+    /// Each reason with its delays and waits.
+    pub fn iter(&self) -> impl Iterator<Item = (StallReason, Stall)> + '_ {
+        StallReason::ALL.into_iter().zip(self.0)
+    }
+
+    /// Adds one.
+    pub fn add(&mut self, reason: StallReason, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let all = StallReason::ALL.into_iter().zip(&mut self.0);
+        for (_, stall) in all.filter(|(other, _)| *other == reason) {
+            stall.count += 1;
+            stall.nanos = stall.nanos.saturating_add(nanos);
+        }
+    }
+}
+
+/// What a shard has to do with a disk that is full.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SpaceStats {
+    /// Bytes kept for what must not fail.
+    pub reserve_bytes: u64,
+    /// Bytes of the reserve that were given up and have not been taken back.
+    pub reserve_missing_bytes: u64,
+    /// Flushes that were put off because the disk was full.
+    pub flushes_put_off: u64,
+    /// Merges that were given up, or not begun, because the disk was full.
+    pub merges_put_off: u64,
 }
 
 /// Sums over a shard's life since it was opened, and what it holds.
@@ -86,12 +155,12 @@ pub struct ShardStats {
     pub partition_evictions: u64,
     /// Rollbacks that some segment is still masked by.
     pub rollbacks: u64,
-    /// Nanoseconds for which commits waited because flushes were behind.
-    pub stall_nanos: u64,
-    /// Times that commits waited because flushes were behind.
-    pub stalls: u64,
     /// Bytes that were written for each collection and index.
     pub written: BTreeMap<CollectionId, WrittenBytes>,
+    /// Delays and waits of commits.
+    pub stalls: Stalls,
+    /// The disk, as far as it is full.
+    pub space: SpaceStats,
     /// Its segments.
     pub segments: Vec<SegmentStats>,
 }
@@ -103,4 +172,20 @@ pub struct WrittenBytes {
     pub flushes: u64,
     /// By merges.
     pub merges: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stalls_are_kept_apart_by_their_reasons() {
+        let mut stalls = Stalls::default();
+        stalls.add(StallReason::MergesBehind, Duration::from_micros(2));
+        stalls.add(StallReason::MergesBehind, Duration::from_micros(3));
+        stalls.add(StallReason::OutOfSpace, Duration::MAX);
+        assert_eq!(stalls.of(StallReason::MergesBehind), Stall { count: 2, nanos: 5000 });
+        assert_eq!(stalls.of(StallReason::OutOfSpace), Stall { count: 1, nanos: u64::MAX });
+        assert_eq!(stalls.iter().map(|(_, stall)| stall.count).collect::<Vec<_>>(), [0, 2, 0, 1]);
+    }
 }

@@ -153,7 +153,7 @@ async fn check_shard<E: Env>(
     if let Err(fault) = walked {
         found.faults.push(unless_stopped(fault)?);
     }
-    progress(bytes_of(&|name| name.kind == FileKind::Wal));
+    progress(bytes_of(&|name| matches!(name.kind, FileKind::Wal | FileKind::Reserve)));
     let state = &manifest.state;
     let live: BTreeSet<u64> = state.segments.iter().map(|meta| meta.number).collect();
     let is_leftover = |name: &FileName| name.kind == FileKind::Segment && !live.contains(&name.number);

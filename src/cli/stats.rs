@@ -6,9 +6,9 @@ use std::path::Path;
 use clap::Args;
 use op_engine::{Engine, Stats};
 use op_engine_io::num::to_u64;
-use op_engine_io::{Dir, block_on};
+use op_engine_io::{Dir, FileKind, block_on};
 use op_engine_shards::CollectionId;
-use op_engine_shards::stats::{SegmentState, SegmentStats};
+use op_engine_shards::stats::{SegmentState, SegmentStats, SpaceStats, StallReason};
 
 use super::failure::Outcome;
 use super::show::{Out, bytes, count, percent, plural, table};
@@ -97,18 +97,28 @@ fn collections(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut 
 }
 
 fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
-    let mut rows = table(&["shard>", "segments>", "flushed to>", "memtables>", "WAL on disk>", "rollbacks>"]);
+    let mut rows = table(&[
+        "shard>",
+        "segments>",
+        "flushed to>",
+        "memtables>",
+        "WAL on disk>",
+        "reserve>",
+        "rollbacks>",
+    ]);
     for shard in &stats.shards {
         rows.add_row([
             shard.shard.to_string(),
             count(to_u64(shard.segments.len())),
             count(shard.flushed.0),
             bytes(shard.memtable_bytes),
-            wal_on_disk(&store.join(Dir::Shard(shard.shard.0).to_string())),
+            on_disk(&store.join(Dir::Shard(shard.shard.0).to_string()), FileKind::Wal),
+            on_disk(&store.join(Dir::Shard(shard.shard.0).to_string()), FileKind::Reserve),
             count(shard.rollbacks),
         ]);
     }
     out.table("Shards", &rows)?;
+    stalls(stats, out)?;
     let reads: u64 = stats.shards.iter().map(|shard| shard.cache_misses).sum();
     let hits: u64 = stats.shards.iter().map(|shard| shard.cache_hits).sum();
     out.line(format_args!(
@@ -130,11 +140,44 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
     Ok(())
 }
 
-/// The WAL files of a shard, in use and waiting to be used again. A store that is only read has none open.
-fn wal_on_disk(shard: &Path) -> String {
+/// Why commits were held up, and what the disk has to do with it.
+fn stalls(stats: &Stats, out: &mut Out) -> Outcome {
+    let mut rows = table(&["shard>", "commits held up by", "times>", "for>"]);
+    for shard in &stats.shards {
+        for (reason, stall) in shard.stalls.iter() {
+            let for_ms = stall.nanos / 1_000_000;
+            rows.add_row([
+                shard.shard.to_string(),
+                reason_name(reason).to_owned(),
+                count(stall.count),
+                format!("{} ms", count(for_ms)),
+            ]);
+        }
+    }
+    out.table("Stalls since the store was opened", &rows)?;
+    let sum = |of: fn(&SpaceStats) -> u64| stats.shards.iter().map(|shard| of(&shard.space)).sum::<u64>();
+    out.line(format_args!(
+        "full disk: {} refused, {} flushes and {} merges put off since the store was opened",
+        plural(stats.refused_for_space, "commit"),
+        count(sum(|space| space.flushes_put_off)),
+        count(sum(|space| space.merges_put_off)),
+    ))
+}
+
+fn reason_name(reason: StallReason) -> &'static str {
+    match reason {
+        StallReason::MemtablesFull => "flushes",
+        StallReason::MergesBehind => "merges",
+        StallReason::WalQueueFull => "the WAL",
+        StallReason::OutOfSpace => "a full disk",
+    }
+}
+
+/// The files of a kind that a shard has, in use or not. A store that is only read has none of them open.
+fn on_disk(shard: &Path, kind: FileKind) -> String {
     let files = std::fs::read_dir(shard).into_iter().flatten().flatten();
-    let wal = files.filter(|file| file.path().extension().is_some_and(|extension| extension == "wal"));
-    let sizes: Vec<u64> = wal.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
+    let mine = files.filter(|file| file.path().extension().is_some_and(|ext| ext == kind.extension()));
+    let sizes: Vec<u64> = mine.filter_map(|file| Some(file.metadata().ok()?.len())).collect();
     format!("{} in {}", bytes(sizes.iter().sum()), plural(to_u64(sizes.len()), "file"))
 }
 

@@ -25,6 +25,7 @@ use crate::engine::events::Event;
 use crate::engine::order::{Committed, Order, Reorged, Resolved};
 use crate::engine::prepare::prepare;
 use crate::engine::shared::Shared;
+use crate::engine::space::{SpaceGuard, Wanted};
 use crate::engine::system::{self, BlockRecord};
 use crate::error::{Error, Result};
 
@@ -51,6 +52,7 @@ pub(crate) struct Committer<E: Env> {
     shared: Arc<Shared>,
     barrier: Rc<Barrier>,
     durability: Durability,
+    space: SpaceGuard<E>,
     chain_index: CollectionId,
     /// The last commit, to which the next one links.
     last: Cell<Seq>,
@@ -77,6 +79,7 @@ impl<E: Env> Committer<E> {
         last: Seq,
     ) -> Rc<Self> {
         Rc::new(Self {
+            space: SpaceGuard::new(env.clone()),
             env,
             shared,
             barrier,
@@ -150,6 +153,7 @@ impl<E: Env> Committer<E> {
     ) -> Result<Seq> {
         self.check_alive()?;
         self.shared.chain(|chain| chain.check_link(height, parent))?;
+        self.require_room(&format!("block {height}"), &changes).await?;
         let mut payloads = prepare(&self.shared, changes, self.last.get()).await?;
         let seq = self.barrier.next_seq();
         let block = Tip { height, hash, parent, seq };
@@ -175,6 +179,7 @@ impl<E: Env> Committer<E> {
 
     async fn commit_global(&self, changes: Resolved) -> Result<Seq> {
         self.check_alive()?;
+        self.require_room("the batch", &changes).await?;
         let payloads = prepare(&self.shared, changes, self.last.get()).await?;
         let commit = Commit {
             kind: CommitKind::Global,
@@ -187,6 +192,17 @@ impl<E: Env> Committer<E> {
         let seq = self.send(commit).await?;
         self.shared.publish_applied(seq, |_| ());
         Ok(seq)
+    }
+
+    async fn require_room(&self, what: &str, changes: &Resolved) -> Result<()> {
+        self.count_refusal(self.space.require(&self.barrier, what, &Wanted::by(changes)).await)
+    }
+
+    fn count_refusal(&self, outcome: Result<()>) -> Result<()> {
+        if matches!(outcome, Err(Error::OutOfSpace { .. })) {
+            self.shared.count_refusal();
+        }
+        outcome
     }
 
     /// Sends a commit to every shard, and waits until readers of every shard could see it.
@@ -252,6 +268,7 @@ impl<E: Env> Committer<E> {
             let tip = chain.check_reorg(target)?;
             Ok::<_, Error>((tip, chain.tip().map_or(target, |tip| tip.height)))
         })?;
+        self.count_refusal(self.space.require_reorg(&self.barrier).await)?;
         let payload = encode_rollback(tip.seq.next());
         let commit = Commit {
             kind: CommitKind::Reorg,

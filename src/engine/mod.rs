@@ -14,6 +14,7 @@ mod registry;
 mod scan;
 mod shared;
 mod snapshot;
+mod space;
 mod system;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -67,6 +68,8 @@ pub struct Stats {
     pub durable: Seq,
     /// The failure that has stopped commits, if one has.
     pub failure: Option<Error>,
+    /// Commits and reorgs that were refused because the disk was full, since the store was opened.
+    pub refused_for_space: u64,
     /// Each shard.
     pub shards: Vec<ShardStats>,
     /// What was done to the device; `None` in a simulation.
@@ -149,8 +152,11 @@ impl Engine {
     pub fn open_blocking(config: Config) -> Result<Self> {
         let machine = machine::Machine::derive(&config)?;
         let world = RealWorld::open(machine.settings(&config))?;
-        let settings = config.shard_settings.clone();
-        let shard_config = |shards| settings.clone().unwrap_or_else(|| machine.shard_config(shards));
+        let (settings, reserve) = (config.shard_settings.clone(), config.space_reserve_bytes);
+        let shard_config = |shards| {
+            let settings = settings.clone().unwrap_or_else(|| machine.shard_config(shards));
+            ShardConfig { space_reserve_bytes: reserve.or(settings.space_reserve_bytes), ..settings }
+        };
         let opened = block_on(open::open_in(world.clone(), config, machine.shards(), shard_config));
         opened.map(|engine| Self { world: Some(world), ..engine })
     }
@@ -219,7 +225,8 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::HeightMismatch`], [`Error::BrokenLink`], [`Error::DuplicateKey`], [`Error::Limit`],
-    /// [`Error::UnknownCollection`]: the store is unchanged. [`Error::Storage`]: commits have stopped.
+    /// [`Error::UnknownCollection`], [`Error::OutOfSpace`]: the store is unchanged. [`Error::Storage`]: commits have
+    /// stopped.
     pub async fn commit(&self, block: Block) -> Result<Committed> {
         self.submit(block).await?.acknowledged().await
     }
@@ -248,10 +255,12 @@ impl Engine {
     }
 
     /// Takes every collection that follows the chain back to the state after the block at `height`, atomically, in a
-    /// time that does not depend on what the orphaned blocks wrote. Durable when it resolves.
+    /// time that does not depend on what the orphaned blocks wrote. Durable when it resolves. It needs no free space:
+    /// the store keeps some for it.
     ///
     /// # Errors
     /// [`Error::ReorgAboveTip`], [`Error::ReorgBelowHorizon`], [`Error::EmptyChain`]: the store is unchanged.
+    /// [`Error::OutOfSpace`] if the disk is full and what is kept has been used up by earlier reorgs or openings.
     pub async fn reorg_to(&self, height: Height) -> Result<Reorged> {
         let (sender, answer) = reply();
         self.order(Order::Reorg { target: height, reply: sender }).await?;
@@ -338,7 +347,7 @@ impl Engine {
     /// Writes every memtable to segments now. Not needed for durability.
     ///
     /// # Errors
-    /// The failure that has stopped commits.
+    /// The failure that has stopped commits; or that the disk is full, which stops nothing.
     pub async fn flush(&self) -> Result<()> {
         self.ask_all_shards(Request::Flush).await
     }
@@ -348,7 +357,8 @@ impl Engine {
     /// themselves.
     ///
     /// # Errors
-    /// The failure that has stopped commits.
+    /// The failure that has stopped commits; or that the disk is full, which stops nothing: the rest is merged when there
+    /// is space again.
     pub async fn compact(&self) -> Result<()> {
         self.ask_all_shards(Request::Compact).await
     }
@@ -391,6 +401,7 @@ impl Engine {
             applied: self.shared.applied(),
             durable: self.shared.durable(),
             failure: self.shared.failure().map(Error::from),
+            refused_for_space: self.shared.refused_for_space(),
             shards,
             device: self.world.as_ref().map(RealWorld::counters),
         })
@@ -409,7 +420,7 @@ impl Engine {
     }
 
     /// Makes everything durable, flushes, ends all threads of the engine and lets go of the store. Other handles get
-    /// [`Error::Closed`] from then on.
+    /// [`Error::Closed`] from then on. What a full disk has no room for stays in the write-ahead log.
     ///
     /// # Errors
     /// The failure that has stopped commits, or that prevented the flush. What was acknowledged is on disk all the

@@ -14,7 +14,7 @@ use op_engine_shards::catalog::Catalog;
 use op_engine_shards::log::Identity;
 use op_engine_shards::message::{
     CommitKind, Direction, Event, GoOn, Horizon, KeyRange, Progress, RecoveryReport, Request, ScanRequest,
-    StartTerm, Started,
+    SpaceNeed, StartTerm, Started,
 };
 use op_engine_shards::segment::FilterKey;
 use op_engine_shards::shard::{self, Links, encode_catalog};
@@ -195,8 +195,9 @@ async fn run_committer<E: Env>(
         Ok(started) => started,
         Err(error) => return opened.send(Err(error)),
     };
-    let StartedShards { requests, catalog, term, horizon, torn_tail_bytes } = started;
+    let StartedShards { requests, needs, catalog, term, horizon, torn_tail_bytes } = started;
     let barrier = Rc::new(Barrier::new(requests.clone(), term.cut, term.seq_floor));
+    (0..).zip(needs).for_each(|(shard, need)| barrier.note_space(ShardId(shard), need));
     env.spawn(TaskClass::Foreground, "listen", listen(Rc::clone(&barrier), events));
     let placement = Placement::new(superblock.placement_key, requests.len());
     let prepared = async {
@@ -250,6 +251,7 @@ async fn load_or_create<E: Env>(env: &E, plan: &Plan) -> Result<Superblock> {
 
 struct StartedShards {
     requests: Vec<Sender<Request>>,
+    needs: Vec<SpaceNeed>,
     catalog: Catalog,
     term: StartTerm,
     horizon: Horizon,
@@ -273,16 +275,19 @@ async fn start_shards(shards: Vec<ShardEnds>, read_only: bool) -> Result<Started
         starting.push((requests, started));
     }
     let mut requests = Vec::with_capacity(starting.len());
+    let mut needs = Vec::with_capacity(starting.len());
     let mut catalog = None;
     for (sender, started) in starting {
-        let Started { catalog: found } = started.await??;
+        let Started { catalog: found, need } = started.await??;
         requests.push(sender);
+        needs.push(need);
         if catalog.get_or_insert_with(|| found.clone()) != &found {
             let what = "shards disagree about the collections of the store".to_owned();
             return Err(StorageError::Corruption { file: ".".to_owned(), offset: 0, what }.into());
         }
     }
-    Ok(StartedShards { requests, catalog: catalog.unwrap_or_default(), term, horizon, torn_tail_bytes })
+    let catalog = catalog.unwrap_or_default();
+    Ok(StartedShards { requests, needs, catalog, term, horizon, torn_tail_bytes })
 }
 
 /// Looks up the collections, and commits a catalog with those that are new. Gives the last commit.

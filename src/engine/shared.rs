@@ -23,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) subscribers: Subscribers,
     applied: AtomicU64,
     durable: AtomicU64,
+    refused_for_space: AtomicU64,
     window: Mutex<ChainWindow>,
     pins: Mutex<PinTable>,
     failure: OnceLock<StorageError>,
@@ -66,6 +67,7 @@ impl Shared {
             subscribers: Subscribers::default(),
             applied: AtomicU64::new(0),
             durable: AtomicU64::new(0),
+            refused_for_space: AtomicU64::new(0),
             window: Mutex::new(ChainWindow::default()),
             pins: Mutex::new(PinTable::default()),
             failure: OnceLock::new(),
@@ -84,6 +86,15 @@ impl Shared {
 
     pub(crate) fn publish_durable(&self, cut: Seq) {
         self.durable.fetch_max(cut.0, Ordering::AcqRel);
+    }
+
+    /// Commits and reorgs that were refused for lack of space.
+    pub(crate) fn refused_for_space(&self) -> u64 {
+        self.refused_for_space.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn count_refusal(&self) {
+        self.refused_for_space.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Makes a commit, and the chain after it, what readers of the tip see.

@@ -16,7 +16,12 @@ pub type Coins = BTreeMap<Outpoint, Utxo>;
 
 /// Small enough for flushes, merges and WAL rotations to happen.
 pub fn small() -> ShardConfig {
-    ShardConfig { wal_file_bytes: 1 << 20, memtable_bytes_max: 256 << 10, ..ShardConfig::default() }
+    ShardConfig {
+        wal_file_bytes: 1 << 20,
+        memtable_bytes_max: 256 << 10,
+        space_reserve_bytes: Some(1 << 20),
+        ..ShardConfig::default()
+    }
 }
 
 /// A new store on this machine, in the build's folder: the folder for temporary files may be in memory.

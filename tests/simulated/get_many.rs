@@ -92,6 +92,7 @@ fn many_keys_at_once_are_what_each_key_is() {
             cache_bytes,
             page_bytes,
             merge_fan_in,
+            space_reserve_bytes: Some(64 << 10),
             ..ShardConfig::default()
         };
         let world = SimWorld::new(SimOptions::with_seed(cache_bytes), SimDisk::new());

@@ -71,7 +71,12 @@ fn config() -> Config {
 }
 
 fn settings() -> ShardConfig {
-    ShardConfig { wal_file_bytes: 64 << 10, memtable_bytes_max: 4 << 10, ..ShardConfig::default() }
+    ShardConfig {
+        wal_file_bytes: 64 << 10,
+        memtable_bytes_max: 4 << 10,
+        space_reserve_bytes: Some(64 << 10),
+        ..ShardConfig::default()
+    }
 }
 
 /// A store of 40 blocks on two shards, closed, and then opened and cut off in the middle of its work if wanted.

@@ -1,5 +1,7 @@
 //! What a manifest says when the store is opened.
 
+use std::rc::Rc;
+
 use op_engine_io::num::to_usize;
 use op_engine_io::{Dir, Env, File, FileKind, FileName, OpenMode};
 
@@ -12,6 +14,7 @@ use crate::log::frame::FrameContext;
 use crate::log::header::FileHeader;
 use crate::log::reader::{Expect, LogReader};
 use crate::log::{Frame, FrameKind, Identity, Purpose, UNIT_BYTES};
+use crate::reserve::Reserve;
 
 /// What a manifest says when the store is opened.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,8 +69,14 @@ impl RecoveredManifest {
     ///
     /// # Errors
     /// If the file cannot be written.
-    pub async fn open<E: Env>(self, env: &E, config: ManifestConfig, term: Term) -> Result<Manifest<E>> {
-        Manifest::replace(env, self.identity, config, term, self.state, &self.files).await
+    pub async fn open<E: Env>(
+        self,
+        env: &E,
+        config: ManifestConfig,
+        reserve: Rc<Reserve<E>>,
+        term: Term,
+    ) -> Result<Manifest<E>> {
+        Manifest::replace(env, self.identity, config, reserve, term, self.state, &self.files).await
     }
 }
 

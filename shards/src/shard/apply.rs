@@ -3,12 +3,16 @@
 use std::rc::Rc;
 
 use op_engine_io::Env;
+use op_engine_io::num::to_u64;
 
 use crate::bytes::Malformed;
 use crate::error::Error;
 use crate::log::{Frame, FrameKind};
 use crate::message::{CommitKind, CommitPart, Event, Progress};
+use crate::signal::Signal;
+use crate::stats::StallReason;
 
+use super::pressure::{Debt, memtable_marks};
 use super::{Part, Shard};
 
 /// A frame for a part of a commit.
@@ -85,7 +89,7 @@ impl<E: Env> Shard<E> {
                     continue;
                 }
             };
-            self.wait_for_room().await;
+            self.wait_for_room(&part).await;
             if self.failure().is_some() {
                 return;
             }
@@ -95,7 +99,8 @@ impl<E: Env> Shard<E> {
                 return self.fail(error).await;
             }
             self.queue_frame(frame, durable);
-            if self.events.send(Event::Applied(self.identity.shard, seq)).await.is_err() {
+            let applied = Event::Applied(self.identity.shard, seq, self.space_need());
+            if self.events.send(applied).await.is_err() {
                 return;
             }
         }
@@ -103,10 +108,13 @@ impl<E: Env> Shard<E> {
 
     fn apply_frame(&self, frame: &Frame) -> Result<(), Error> {
         let mut state = self.state.borrow_mut();
+        let before = state.active.borrow().bytes();
         state
             .apply(frame, self.env.now())
             .map_err(|Malformed(what)| Error::Refused { what: what.to_owned() })?;
-        let full = state.active.borrow().bytes() >= self.config.memtable_bytes_max;
+        let after = state.active.borrow().bytes();
+        self.pressure.note_commit(frame.payload.len(), after.saturating_sub(before));
+        let full = after >= self.config.memtable_bytes_max;
         if full {
             state.freeze();
             drop(state);
@@ -122,26 +130,65 @@ impl<E: Env> Shard<E> {
         self.log.grown.raise();
     }
 
-    /// Waits until there is room for another commit: in memtables, and in the queue to the WAL.
-    async fn wait_for_room(&self) {
-        let full = |shard: &Self| shard.state.borrow().frozen.len() > shard.config.memtables_frozen_max;
-        if full(self) {
-            let began = self.env.now();
-            while full(self) && self.failure().is_none() {
-                let mark = self.flushed.mark();
-                if full(self) {
-                    self.flushed.raised_since(mark).await;
-                }
-            }
-            let waited = self.env.now().saturating_sub(began);
-            let mut stats = self.stats.borrow_mut();
-            stats.stalls += 1;
-            stats.stall_nanos += u64::try_from(waited.as_nanos()).unwrap_or(u64::MAX);
+    /// Holds a commit back: smoothly while flushes or merges are behind, at the limits until there is room.
+    async fn wait_for_room(&self, part: &CommitPart) {
+        // Whatever else a commit is, it brings no entries.
+        if matches!(part.kind, CommitKind::Block | CommitKind::Global) {
+            // Flushes that wait for space may do so for long. The committer sends no more then; what it has sent goes on.
+            let full = |shard: &Self| {
+                shard.state.borrow().frozen.len() > shard.config.memtables_frozen_max
+                    && !shard.shortage.holds_flushes()
+            };
+            self.wait_while(StallReason::MemtablesFull, &self.flushed, full).await;
+            let behind = Self::is_held_up_by_merges;
+            self.wait_while(StallReason::MergesBehind, &self.segments_changed, behind).await;
+            self.slow_down(part.payload.len()).await;
         }
-        while self.log.bytes.get() > self.config.wal_queue_bytes_max && self.failure().is_none() {
-            let mark = self.log.shrunk.mark();
+        let queued = |shard: &Self| shard.log.bytes.get() > shard.config.wal_queue_bytes_max;
+        if queued(self) {
             self.want_sync();
-            self.log.shrunk.raised_since(mark).await;
+            self.wait_while(StallReason::WalQueueFull, &self.log.shrunk, queued).await;
+        }
+    }
+
+    /// Whether merges that are under way are so far behind that commits wait for them.
+    pub(super) fn is_held_up_by_merges(&self) -> bool {
+        self.shortage.is_merging() && self.merge_debt().is_at_limit()
+    }
+
+    async fn wait_while(&self, reason: StallReason, signal: &Signal, is_over: impl Fn(&Self) -> bool) {
+        if !is_over(self) {
+            return;
+        }
+        let began = self.env.now();
+        while self.failure().is_none() {
+            let mark = signal.mark();
+            if !is_over(self) {
+                break;
+            }
+            signal.raised_since(mark).await;
+        }
+        let waited = self.env.now().saturating_sub(began);
+        self.stats.borrow_mut().stalls.add(reason, waited);
+    }
+
+    /// Delays a commit of `bytes` in proportion to how far flushes or merges are behind.
+    async fn slow_down(&self, bytes: usize) {
+        let (soft, hard) = memtable_marks(self.config.memtable_bytes_max, self.config.memtables_frozen_max);
+        let waiting = to_u64(self.state.borrow().memtable_bytes());
+        let amount = waiting.saturating_sub(self.pressure.flushed_bytes());
+        let flushes = Debt { amount, soft, hard }.level();
+        let merges = if self.shortage.is_merging() { self.merge_debt().level() } else { 0 };
+        let full_disk = self.shortage.holds_flushes();
+        let reason = match () {
+            () if merges > flushes => StallReason::MergesBehind,
+            () if full_disk => StallReason::OutOfSpace,
+            () => StallReason::MemtablesFull,
+        };
+        let delay = self.pressure.delay(bytes, flushes.max(merges), full_disk);
+        if !delay.is_zero() {
+            self.env.sleep(delay).await;
+            self.stats.borrow_mut().stalls.add(reason, delay);
         }
     }
 }

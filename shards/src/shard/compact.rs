@@ -1,12 +1,16 @@
 //! What is merged and discarded in the background, and in which order.
 //!
-//! Merges go step by step, and their steps take turns, so that a large one does not hold up many small ones.
+//! Merges go step by step, and their steps take turns, so that a large one does not hold up many small ones. A step that
+//! the disk has no space for ends its merge: what earlier steps have done stays, and the rest is planned anew.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
 
+use futures_util::future::select;
+use op_engine_io::num::to_u64;
 use op_engine_io::{Env, ReplySender};
 
+use crate::catalog::Layout;
 use crate::error::Result;
 use crate::ids::{CollectionId, Seq};
 use crate::run::{Run, Runs};
@@ -17,6 +21,7 @@ use crate::visibility::{Mask, Rollback, Scope};
 use super::Shard;
 use super::job::{Job, Target};
 use super::policy::{Candidate, Choice, Policy};
+use super::pressure::Debt;
 use super::state::{Retention, State};
 
 impl<E: Env> Shard<E> {
@@ -28,42 +33,57 @@ impl<E: Env> Shard<E> {
             if self.closing.get() || self.failure().is_some() {
                 return;
             }
+            self.reconsider_merges().await;
             if let Err(error) = self.work_on(&mut jobs).await {
                 return self.fail(error).await;
             }
-            if !jobs.is_empty() || self.has_more(&jobs) {
+            let has_more = self.has_more(&jobs);
+            self.note_merging(has_more);
+            if has_more {
                 continue;
             }
             // Whoever wanted everything merged is told.
-            if self.compaction_wanted.replace(false) {
+            if !self.shortage.holds_merges() && self.compaction_wanted.replace(false) {
                 self.segments_changed.raise();
                 continue;
             }
-            futures_util::future::select(
+            let changed = select(
                 Box::pin(self.work.raised_since(work)),
                 Box::pin(self.segments_changed.raised_since(segments)),
-            )
-            .await;
+            );
+            select(changed, Box::pin(self.merges_reconsidered())).await;
         }
     }
 
     /// Discards what is dead, or takes one step of a merge.
     async fn work_on(&self, jobs: &mut VecDeque<Job>) -> Result<()> {
-        if let Some((collection, numbers)) = self.orphans() {
-            let retention = self.state.borrow().retention();
-            return self.replace(collection, numbers, Vec::new(), None, &retention).await;
+        if !self.shortage.holds_discards()
+            && let Some((collection, numbers)) = self.orphans()
+        {
+            return self.discard_if_room(collection, numbers).await;
+        }
+        if self.shortage.holds_merges() {
+            return Ok(());
         }
         let planned = self.plan(jobs);
         planned.into_iter().for_each(|job| jobs.push_front(job));
         let Some(mut job) = jobs.pop_front() else { return Ok(()) };
-        if !self.take_step(&mut job).await? {
+        self.note_merging(true);
+        if !self.step_if_room(&mut job).await? {
             jobs.push_back(job);
         }
         Ok(())
     }
 
+    /// Whether there is something to do that does not wait for space.
     fn has_more(&self, jobs: &VecDeque<Job>) -> bool {
-        self.orphans().is_some() || !self.plan(jobs).is_empty()
+        if !self.shortage.holds_discards() && self.orphans().is_some() {
+            return true;
+        }
+        if self.shortage.holds_merges() {
+            return false;
+        }
+        !jobs.is_empty() || !self.plan(jobs).is_empty()
     }
 
     /// Segments of a collection whose entries are all dead.
@@ -109,19 +129,42 @@ impl<E: Env> Shard<E> {
         planned.collect()
     }
 
+    /// How far merges are behind: by the collection with the most runs that they will make fewer.
+    pub(super) fn merge_debt(&self) -> Debt {
+        let state = self.state.borrow();
+        let counts = state.runs.iter().map(|(collection, runs)| {
+            let layout = state.catalog.get(*collection).map(|spec| spec.layout);
+            let stays = |run: &&Run<E>| {
+                layout == Some(Layout::AppendOnly) && run.bytes() >= self.config.append_run_bytes_max
+            };
+            runs.as_slice().iter().filter(|run| !stays(run)).count()
+        });
+        Debt {
+            amount: to_u64(counts.max().unwrap_or(0)),
+            soft: to_u64(self.config.merge_runs_soft),
+            hard: to_u64(self.config.merge_runs_max),
+        }
+    }
+
     /// Flushes everything that has been applied, and merges all that is final as far as it goes.
     pub(super) async fn compact_on_request(self: Rc<Self>, reply: ReplySender<Result<()>>) {
         reply.send(self.compact_everything().await);
     }
 
+    /// Out of space if the disk is full: the rest is merged when there is space again.
     async fn compact_everything(&self) -> Result<()> {
         self.flush_everything().await?;
+        let attempts = self.shortage.merges_put_off();
+        self.want_merges();
         self.compaction_wanted.set(true);
         self.work.raise();
         loop {
             let mark = self.segments_changed.mark();
             if let Some(failure) = self.failure() {
                 return Err(failure);
+            }
+            if let Some(full) = self.shortage.merges_failed_after(attempts) {
+                return Err(full);
             }
             if !self.compaction_wanted.get() {
                 return Ok(());

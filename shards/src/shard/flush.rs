@@ -9,7 +9,7 @@ use std::rc::Rc;
 use op_engine_io::{Dir, Env, ReplySender};
 
 use crate::catalog::{CollectionSpec, History};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::manifest::Edit;
 use crate::memtable::{Memtable, Version};
@@ -21,6 +21,7 @@ use crate::segment_meta::{Place, SegmentMeta};
 use crate::visibility::Mask;
 
 use super::Shard;
+use super::room::Unfinished;
 use super::state::{Frozen, Retention};
 
 /// Keys that are copied out of a memtable at once.
@@ -45,7 +46,7 @@ impl<E: Env> Shard<E> {
             let done = match next {
                 None => {
                     self.flush_wanted.set(false);
-                    self.writer().wal.prepare().await
+                    self.tend_wal().await
                 }
                 Some(frozen) if self.state.borrow().progress.cut < frozen.through => {
                     let wanted = Event::CutWanted(self.identity.shard, frozen.through);
@@ -55,7 +56,16 @@ impl<E: Env> Shard<E> {
                     Ok(())
                 }
                 Some(frozen) => match self.flush(&frozen).await {
-                    Ok(()) => continue,
+                    Ok(()) => {
+                        self.note_flushed().await;
+                        continue;
+                    }
+                    Err(error) if error.is_out_of_space() => {
+                        if let Err(error) = self.put_off_flush(&frozen, error).await {
+                            return self.fail(error).await;
+                        }
+                        continue;
+                    }
                     failed => failed,
                 },
             };
@@ -86,9 +96,11 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// Flushes everything that has been applied.
+    /// Flushes everything that has been applied. Out of space if the disk is full: the flush is tried again later.
     pub(super) async fn flush_everything(&self) -> Result<()> {
         let through = self.state.borrow().applied;
+        let attempts = self.shortage.attempts();
+        self.want_retry();
         self.flush_wanted.set(true);
         self.work.raise();
         loop {
@@ -99,6 +111,9 @@ impl<E: Env> Shard<E> {
             if self.state.borrow().flushed >= through {
                 return Ok(());
             }
+            if let Some(full) = self.shortage.failed_after(attempts) {
+                return Err(full);
+            }
             self.flushed.raised_since(mark).await;
         }
     }
@@ -107,12 +122,28 @@ impl<E: Env> Shard<E> {
         reply.send(self.flush_everything().await);
     }
 
+    /// Flushes a memtable. Out of space leaves the store as it was.
     async fn flush(&self, frozen: &Rc<Frozen>) -> Result<()> {
+        let unfinished = Unfinished::default();
+        {
+            let memtable = frozen.memtable.borrow();
+            self.pressure.begin_flush(self.env.now(), memtable.bytes(), memtable.entries());
+        }
+        let done = self.flush_into(frozen, &unfinished).await;
+        self.pressure.end_flush(self.env.now(), done.is_ok(), self.config.memtable_bytes_max);
+        if done.as_ref().is_err_and(Error::is_out_of_space) {
+            self.remove_unfinished(unfinished).await?;
+        }
+        done
+    }
+
+    async fn flush_into(&self, frozen: &Rc<Frozen>, unfinished: &Unfinished) -> Result<()> {
         let retention = self.state.borrow().retention();
         let collections: Vec<CollectionId> = frozen.memtable.borrow().collections().collect();
         let mut added = Vec::new();
         for collection in collections {
-            added.extend(self.flush_collection(&frozen.memtable, collection, &retention).await?);
+            let memtable = &frozen.memtable;
+            added.extend(self.flush_collection(memtable, collection, &retention, unfinished).await?);
         }
         if !added.is_empty() && !active(Mutant::SkipDirectorySync) {
             self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
@@ -122,11 +153,11 @@ impl<E: Env> Shard<E> {
             self.writer().wal.release(through).await?;
         }
         self.writer().manifest.apply(|| self.checkpoint_edit(added.clone(), through)).await?;
-        self.install(added, frozen, &retention).await?;
-        self.writer().wal.release(through).await?;
+        // From here on the flush counts, and what fails is no lack of space.
+        self.install(added, frozen, &retention).await.map_err(Error::poison)?;
+        self.writer().wal.release(through).await.map_err(Error::poison)?;
         self.stats.borrow_mut().flushes += 1;
         self.balance();
-        self.flushed.raise();
         self.segments_changed.raise();
         Ok(())
     }
@@ -199,6 +230,7 @@ impl<E: Env> Shard<E> {
         memtable: &Rc<RefCell<Memtable>>,
         collection: CollectionId,
         retention: &Retention,
+        unfinished: &Unfinished,
     ) -> Result<Vec<SegmentMeta>> {
         let (spec, mask, bottom) = {
             let state = self.state.borrow();
@@ -207,13 +239,14 @@ impl<E: Env> Shard<E> {
             (spec, mask, state.runs_of(collection).is_empty())
         };
         let horizon = retention.horizon;
-        let mut output = Output { shard: self, spec: &spec, horizon, parts: Default::default() };
+        let mut output = Output { shard: self, spec: &spec, horizon, unfinished, parts: Default::default() };
         let mut after: Option<Box<[u8]>> = None;
         let mut slice_ends = self.env.now() + self.env.background_slice();
         loop {
             let keys = copy_keys(&memtable.borrow(), collection, after.as_deref());
             let Some((last, _)) = keys.last() else { break };
             after = Some(last.clone());
+            self.pressure.advance_flush(keys.iter().map(|(_, versions)| versions.len()).sum());
             for key in &keys {
                 output.add(memtable, key, &mask, &retention.of(spec.history, bottom)).await?;
             }
@@ -233,13 +266,15 @@ impl<E: Env> Shard<E> {
         number
     }
 
-    /// Begins a segment.
+    /// Begins a segment, and notes it as unfinished.
     pub(super) async fn begin_segment(
         &self,
         collection: CollectionId,
         filter_bits: FilterBits,
+        unfinished: &Unfinished,
     ) -> Result<SegmentBuilder<E>> {
         let number = self.take_segment_number();
+        unfinished.add(number);
         let config = SegmentConfig {
             page_bytes: self.config.page_bytes,
             write_bytes: self.config.segment_write_bytes,
@@ -283,6 +318,7 @@ struct Output<'a, E: Env> {
     shard: &'a Shard<E>,
     spec: &'a CollectionSpec,
     horizon: Seq,
+    unfinished: &'a Unfinished,
     parts: [Part<E>; 2],
 }
 
@@ -306,7 +342,8 @@ impl<E: Env> Output<'_, E> {
             let part = usize::from(version.seq > self.horizon);
             let Some(Part { open, .. }) = self.parts.get_mut(part) else { continue };
             if open.is_none() {
-                let builder = self.shard.begin_segment(self.spec.id, FilterBits::Sixteen).await?;
+                let (id, bits) = (self.spec.id, FilterBits::Sixteen);
+                let builder = self.shard.begin_segment(id, bits, self.unfinished).await?;
                 *open = Some((builder, version.seq, version.seq));
             }
             if let Some((builder, seq_min, seq_max)) = open {

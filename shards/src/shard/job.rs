@@ -3,15 +3,15 @@
 //! Each step reads its inputs from where the step before has ended, and writes until one file is full. Then one manifest
 //! record adds that file and takes what it holds out of the inputs: those that end below are removed, those that go on are
 //! trimmed to begin there. So a merge of any size needs room for one file more than its inputs have, and what it has done
-//! is kept if it is never ended: every key is in its old place or in its new one, and never in both.
+//! is kept if it is never ended: every key is in its old place or in its new one, and never in both. So a merge that the
+//! disk has no space for is simply given up after its last whole step.
 
 use std::rc::Rc;
 
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, Env};
 
-use crate::catalog::CollectionSpec;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::CollectionId;
 use crate::manifest::Edit;
 use crate::merge::{KeyVersions, MergeCursor, Source};
@@ -24,6 +24,7 @@ use crate::segment_meta::{Level, Place, SegmentMeta};
 use crate::visibility::Mask;
 
 use super::Shard;
+use super::room::Unfinished;
 use super::state::Retention;
 
 /// Bytes that a merge reads from each input at once.
@@ -86,8 +87,18 @@ enum Fate<E: Env> {
 }
 
 impl<E: Env> Shard<E> {
-    /// Takes a merge one file further. Tells whether that was the end of it.
+    /// Takes a merge one file further. Tells whether that was the end of it. Out of space leaves the store as it was, and
+    /// the job is of no more use.
     pub(super) async fn take_step(&self, job: &mut Job) -> Result<bool> {
+        let unfinished = Unfinished::default();
+        let done = self.step_into(job, &unfinished).await;
+        if done.as_ref().is_err_and(Error::is_out_of_space) {
+            self.remove_unfinished(unfinished).await?;
+        }
+        done
+    }
+
+    async fn step_into(&self, job: &mut Job, unfinished: &Unfinished) -> Result<bool> {
         let (spec, mask, retention, inputs, bottom) = {
             let state = self.state.borrow();
             let spec = state.collection(job.collection)?.clone();
@@ -112,7 +123,8 @@ impl<E: Env> Shard<E> {
         let is_bottom =
             matches!(job.target, Target::Bottom | Target::InPlace(Place { level: Level::BOTTOM, .. }));
         let filter_bits = if is_bottom { FilterBits::Eight } else { FilterBits::Sixteen };
-        let written = self.write_step(&spec, filter_bits, &mut cursor, &mask, &retain).await?;
+        let begin = async || self.begin_segment(spec.id, filter_bits, unfinished).await;
+        let written = self.write_step(begin, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
 
@@ -131,8 +143,7 @@ impl<E: Env> Shard<E> {
     /// Writes what must be kept until a file is full, and ends between two keys.
     async fn write_step(
         &self,
-        spec: &CollectionSpec,
-        filter_bits: FilterBits,
+        begin: impl AsyncFn() -> Result<SegmentBuilder<E>>,
         cursor: &mut MergeCursor<E>,
         mask: &Mask,
         retain: &Retain<'_>,
@@ -152,7 +163,7 @@ impl<E: Env> Shard<E> {
             for (at, head) in group.heads().iter().enumerate().filter(|(at, _)| kept.get(*at) == Some(&true))
             {
                 if written.output.is_none() {
-                    written.output = Some(self.begin_segment(spec.id, filter_bits).await?);
+                    written.output = Some(begin().await?);
                 }
                 if let Some(output) = &mut written.output {
                     output.add(group.key(), head.seq, group.value(at)).await?;
@@ -198,17 +209,17 @@ impl<E: Env> Shard<E> {
         job.inputs.retain(|number| !consumed.contains(number));
         job.from = until;
         let has_ended = job.from.is_none() || job.inputs.is_empty();
-        {
-            let mut stats = self.stats.borrow_mut();
-            stats.merge_steps_partial += u64::from(!trimmed.is_empty());
-            stats.merges += u64::from(has_ended);
-            stats.descents += u64::from(has_ended && job.target == Target::Bottom);
-        }
+        let is_partial = !trimmed.is_empty();
         self.replace(job.collection, consumed, trimmed, added, retention).await?;
+        let mut stats = self.stats.borrow_mut();
+        stats.merge_steps_partial += u64::from(is_partial);
+        stats.merges += u64::from(has_ended);
+        stats.descents += u64::from(has_ended && job.target == Target::Bottom);
         Ok(has_ended)
     }
 
-    /// Takes segments out of a collection, has others begin at a higher key, and adds one.
+    /// Takes segments out of a collection, has others begin at a higher key, and adds one. Out of space leaves
+    /// everything as it was.
     pub(super) async fn replace(
         &self,
         collection: CollectionId,
@@ -236,7 +247,9 @@ impl<E: Env> Shard<E> {
             }
         };
         self.writer().manifest.apply(draw_up).await?;
-        let mut segments = self.open_segments(added.into_iter().collect(), retention).await?;
+        // From here on the change counts, and what fails is no lack of space.
+        let opened = self.open_segments(added.into_iter().collect(), retention).await;
+        let mut segments = opened.map_err(Error::poison)?;
         let bytes_added: u64 = segments.iter().map(|segment| segment.meta().file_bytes).sum();
         for (meta, before) in &trimmed {
             segments.push(before.trimmed(meta.clone()));
@@ -252,8 +265,10 @@ impl<E: Env> Shard<E> {
             state.remask();
         }
         for number in consumed {
-            self.env.remove(self.home.file_name(number)).await?;
+            let gone = self.env.remove(self.home.file_name(number)).await;
+            gone.map_err(|error| Error::from(error).poison())?;
         }
+        self.balance();
         self.segments_changed.raise();
         Ok(())
     }

@@ -1,10 +1,11 @@
-//! One shard: recovery, then a few tasks over one state.
+//! One shard: recovery, then its tasks over one state.
 //!
 //! - `serve` answers requests and hands commits on;
 //! - `apply` makes commits visible, in order, and queues their frames;
 //! - `commit log` makes frames durable, many at a time;
 //! - `flush` and `merge` turn memtables into segments and segments into fewer ones;
 //! - `prefetch` reads filters and page indexes while there is room for them.
+//! - `reserve` keeps space on the disk for what must not fail.
 //!
 //! State changes happen in synchronous functions; no borrow of the state lives across an await.
 
@@ -15,8 +16,10 @@ mod flush;
 mod job;
 mod policy;
 mod prefetch;
+mod pressure;
 mod read;
 mod recover;
+mod room;
 mod scan;
 mod serve;
 mod state;
@@ -36,6 +39,7 @@ use crate::ids::Seq;
 use crate::log::{Frame, Identity};
 use crate::manifest::Manifest;
 use crate::message::{CommitPart, Event, GoOn, RecoveryReport, Request, Started};
+use crate::reserve::Reserve;
 use crate::segment::{FilterKey, PartitionCache, Segment, SegmentHome};
 use crate::signal::Signal;
 use crate::stats::{SegmentState, SegmentStats, ShardStats};
@@ -44,6 +48,8 @@ use crate::wal::Wal;
 pub use recover::create;
 pub use state::{encode_catalog, encode_rollback};
 
+use pressure::Pressure;
+use room::Shortage;
 use state::State;
 
 /// What a shard is connected to.
@@ -78,6 +84,7 @@ struct LogQueue {
 struct Writer<E: Env> {
     wal: Wal<E>,
     manifest: Manifest<E>,
+    reserve: Rc<Reserve<E>>,
 }
 
 /// What waits to be applied.
@@ -108,13 +115,15 @@ struct Shard<E: Env> {
     work: Signal,
     /// Raised when a memtable has been flushed, or flushing has failed.
     flushed: Signal,
-    /// Raised when the set of segments has changed.
+    /// Raised when the set of segments has changed, or merges are put off.
     segments_changed: Signal,
     closing: Cell<bool>,
     /// Somebody wants everything flushed, not only what is full or old.
     flush_wanted: Cell<bool>,
     /// Somebody wants everything final merged into the bottom runs, whatever that costs.
     compaction_wanted: Cell<bool>,
+    pressure: Pressure,
+    shortage: Shortage,
     stats: RefCell<ShardStats>,
 }
 
@@ -139,7 +148,7 @@ pub async fn run<E: Env>(
         Err(error) => return started.send(Err(error)),
     };
     let catalog = shard.state.borrow().catalog.as_ref().clone();
-    started.send(Ok(Started { catalog }));
+    started.send(Ok(Started { catalog, need: shard.space_need() }));
 
     env.spawn(TaskClass::Background, "prefetch", Rc::clone(&shard).prefetch());
     if shard.writer.is_none() {
@@ -149,6 +158,7 @@ pub async fn run<E: Env>(
     env.spawn(TaskClass::Commit, "commit log", Rc::clone(&shard).write_log());
     env.spawn(TaskClass::Background, "flush", Rc::clone(&shard).flush_memtables());
     env.spawn(TaskClass::Background, "merge", Rc::clone(&shard).merge_segments());
+    env.spawn(TaskClass::Background, "reserve", Rc::clone(&shard).keep_reserve());
     shard.serve(requests).await;
 }
 
@@ -170,9 +180,9 @@ impl<E: Env> Shard<E> {
         }
         drop(state);
         // Whoever waits for progress looks at the failure.
-        for signal in [&self.flushed, &self.log.shrunk, &self.log.grown, &self.parts_grown, &self.work] {
-            signal.raise();
-        }
+        let progress = [&self.flushed, &self.segments_changed, &self.log.shrunk];
+        let work = [&self.log.grown, &self.parts_grown, &self.work];
+        progress.into_iter().chain(work).for_each(Signal::raise);
         news
     }
 
@@ -188,6 +198,9 @@ impl<E: Env> Shard<E> {
         const FLUSHING: u32 = 60;
         const HOLDING_UP_COMMITS: u32 = 100;
         let frozen = self.state.borrow().frozen.len();
+        if self.is_held_up_by_merges() {
+            return self.env.set_background_share(HOLDING_UP_COMMITS);
+        }
         self.env.set_background_share(match frozen {
             0 => AT_EASE,
             some if some <= self.config.memtables_frozen_max => FLUSHING,
@@ -218,6 +231,7 @@ impl<E: Env> Shard<E> {
         stats.filter_bytes_max = self.partitions.bytes_max();
         stats.partition_reads = self.partitions.reads();
         stats.partition_evictions = self.partitions.evictions();
+        stats.space = self.describe_space();
         stats.rollbacks = to_u64(state.rollbacks.len());
         stats.segments = state
             .runs

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use op_engine_io::mailbox::Sender;
-use op_engine_io::{Dir, Env, FileKind};
+use op_engine_io::{Dir, Env, FileKind, FileName};
 
 use crate::cache::PageCache;
 use crate::catalog::Catalog;
@@ -19,6 +19,7 @@ use crate::ids::{CollectionId, Term};
 use crate::log::{Frame, Identity};
 use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
 use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
+use crate::reserve::Reserve;
 use crate::run::Runs;
 use crate::segment::{FilterKey, PartitionCache, Segment, SegmentHome};
 use crate::signal::Signal;
@@ -26,6 +27,8 @@ use crate::stats::ShardStats;
 use crate::visibility::Mask;
 use crate::wal::{self, WalConfig};
 
+use super::pressure::Pressure;
+use super::room::Shortage;
 use super::state::State;
 use super::{LogQueue, Shard, Writer};
 
@@ -112,11 +115,19 @@ impl<E: Env> Recovery<E> {
                 (cut, None, frames)
             }
             GoOn::Write(StartTerm { term, cut, seq_floor }) => {
+                let files = env.list(Dir::Shard(identity.shard.0)).await?;
+                // First what makes room: the disk may be full.
+                remove_leftovers(env, identity, &manifest.state, &files).await?;
+                let reserve = Reserve::find(env, identity.shard, config.space_reserve_bytes, &files).await?;
+                let reserve = Rc::new(reserve);
                 let wal_config = WalConfig { file_bytes: config.wal_file_bytes, ..WalConfig::default() };
-                let (wal, frames) = wal.start_term(env, wal_config, term, cut, seq_floor).await?;
-                let manifest = manifest.open(env, ManifestConfig::default(), term).await?;
-                remove_leftovers(env, identity, &manifest).await?;
-                (cut, Some(Writer { wal, manifest }), frames)
+                let (wal, frames) =
+                    wal.start_term(env, wal_config, Rc::clone(&reserve), term, cut, seq_floor).await?;
+                let manifest =
+                    manifest.open(env, ManifestConfig::default(), Rc::clone(&reserve), term).await?;
+                // What opening has used of the reserve, the files of the last term have mostly given back.
+                while reserve.missing_bytes() > 0 && reserve.refill().await.or_else(unless_full)? {}
+                (cut, Some(Writer { wal, manifest, reserve }), frames)
             }
         };
         state.progress.cut = cut;
@@ -144,6 +155,8 @@ impl<E: Env> Recovery<E> {
             closing: Cell::new(false),
             flush_wanted: Cell::new(false),
             compaction_wanted: Cell::new(false),
+            pressure: Pressure::default(),
+            shortage: Shortage::default(),
             stats: RefCell::new(ShardStats { shard: identity.shard, ..ShardStats::default() }),
         })
     }
@@ -174,14 +187,19 @@ fn replay<E: Env>(state: &mut State<E>, frames: &[Frame], config: &ShardConfig, 
 
 /// Removes segments that no manifest record refers to: of flushes and merges that did not come to an end, and of
 /// merges whose inputs were about to be removed.
-async fn remove_leftovers<E: Env>(env: &E, identity: Identity, manifest: &Manifest<E>) -> Result<()> {
-    let live: Vec<u64> = manifest.state().segments.iter().map(|meta| meta.number).collect();
+async fn remove_leftovers<E: Env>(
+    env: &E,
+    identity: Identity,
+    manifest: &ManifestState,
+    files: &[FileName],
+) -> Result<()> {
+    let live: Vec<u64> = manifest.segments.iter().map(|meta| meta.number).collect();
     let dir = Dir::Shard(identity.shard.0);
     let mut removed = false;
-    for name in env.list(dir).await? {
+    for name in files {
         if name.kind == FileKind::Segment && !live.contains(&name.number) {
-            assert_eq!(name, home_of(identity).file_name(name.number), "names are made from numbers");
-            env.remove(name).await?;
+            assert_eq!(*name, home_of(identity).file_name(name.number), "names are made from numbers");
+            env.remove(*name).await?;
             removed = true;
         }
     }
@@ -189,6 +207,11 @@ async fn remove_leftovers<E: Env>(env: &E, identity: Identity, manifest: &Manife
         env.sync_dir(dir).await?;
     }
     Ok(())
+}
+
+/// A disk without space is no failure of what can be done later.
+fn unless_full(error: Error) -> Result<bool> {
+    if error.is_out_of_space() { Ok(false) } else { Err(error) }
 }
 
 fn home_of(identity: Identity) -> SegmentHome {

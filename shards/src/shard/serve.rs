@@ -10,7 +10,7 @@ use op_engine_io::mailbox::Receiver;
 use op_engine_io::{Env, ReplySender};
 
 use crate::catalog::History;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::message::{Pins, Request};
 
@@ -30,6 +30,7 @@ impl<E: Env> Shard<E> {
                 Request::Stop(cause) => {
                     self.stop(cause);
                 }
+                Request::MakeRoom => self.make_room(),
                 Request::Mark(progress) => self.record_mark(progress),
                 Request::Pin { pins, added, reply } => reply.send(self.pin(pins, added)),
                 Request::Get(request) => {
@@ -58,7 +59,7 @@ impl<E: Env> Shard<E> {
             self.work.raise();
         }
         match refused {
-            Some(view) => Err(crate::Error::ViewExpired { view }),
+            Some(view) => Err(Error::ViewExpired { view }),
             None => Ok(()),
         }
     }
@@ -69,10 +70,12 @@ impl<E: Env> Shard<E> {
         self.writer.is_some() && state.progress.cut >= state.applied
     }
 
-    /// Finishes reads, flushes and ends. What cannot be flushed stays in the WAL.
+    /// Finishes reads, flushes and ends. What cannot be flushed stays in the WAL, which is no failure if only the disk
+    /// is full.
     async fn close(self: Rc<Self>, mut reads: Reads, reply: ReplySender<Result<()>>) {
         while reads.next().await.is_some() {}
         let flushed = if self.can_flush_everything() { self.flush_everything().await } else { Ok(()) };
+        let flushed = if flushed.as_ref().is_err_and(Error::is_out_of_space) { Ok(()) } else { flushed };
         self.closing.set(true);
         reply.send(match self.failure() {
             Some(failure) => Err(failure),

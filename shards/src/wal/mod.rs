@@ -2,7 +2,8 @@
 //!
 //! Files are filled with zeros ahead of use and reused when a checkpoint covers them; each use has a higher
 //! generation, which is part of every frame's checksum. A frame lies in one file. One too large for an ordinary file
-//! gets a file of its own size.
+//! gets a file of its own size. When the disk is full, small files are made, if need be in the space of the
+//! [`Reserve`](crate::reserve::Reserve).
 //!
 //! Each open of the store begins a new term in a fresh file, whose header names the cut: what earlier terms wrote
 //! above it is dead for ever. The header is one durable write, so a shard is either in the new term or not, and every
@@ -200,13 +201,41 @@ impl<E: Env> Wal<E> {
         self.pool.take_back(released).await
     }
 
-    /// Makes sure that a file is ready for the next rotation. Runs beside appends.
+    /// Makes sure that a file is ready for the next rotation, if there is space for one. Runs beside appends.
     ///
     /// # Errors
     /// If the file cannot be created or filled.
     pub async fn prepare(&self) -> Result<()> {
         self.check_usable()?;
         self.pool.prepare().await
+    }
+
+    /// Gives back files that are ready for use, but for the one that the next rotation takes.
+    ///
+    /// # Errors
+    /// If a file cannot be removed.
+    pub async fn trim(&self) -> Result<()> {
+        self.pool.trim(1).await
+    }
+
+    /// The largest frame that can be appended after `queued` bytes of others without a new file, in bytes.
+    #[must_use]
+    pub fn room_bytes(&self, queued: u64) -> u64 {
+        let state = self.state.borrow();
+        let current = (state.current.bytes - state.current.position).saturating_sub(queued);
+        current.max(self.pool.largest_bytes().saturating_sub(UNIT_BYTES))
+    }
+
+    /// The length of an ordinary file.
+    #[must_use]
+    pub fn file_bytes(&self) -> u64 {
+        self.pool.file_bytes()
+    }
+
+    /// The length of the file that is made when there is no space for an ordinary one.
+    #[must_use]
+    pub fn small_file_bytes(&self) -> u64 {
+        self.pool.small_file_bytes()
     }
 
     /// What the log has done so far.

@@ -1,13 +1,21 @@
 //! WAL files that are ready for use.
 
 use std::cell::{Cell, RefCell};
+use std::rc::Rc;
 
 use op_engine_io::{Dir, Env, File, OpenMode};
 
 use super::{LiveFile, WalConfig, wal_name};
 use crate::error::Result;
 use crate::ids::ShardId;
+use crate::log::UNIT_BYTES;
 use crate::mutants::{self, Mutant};
+use crate::reserve::Reserve;
+
+/// The length of a file that is made when there is no space for an ordinary one.
+const SMALL_FILE_BYTES: u64 = 64 << 10;
+
+const _: () = assert!(SMALL_FILE_BYTES.is_multiple_of(UNIT_BYTES));
 
 /// A file that was filled with zeros once, whose name is durable, and whose content nobody needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +30,7 @@ pub(super) struct Pool<E: Env> {
     env: E,
     shard: ShardId,
     config: WalConfig,
+    reserve: Rc<Reserve<E>>,
     free: RefCell<Vec<FreeFile>>,
     next_number: Cell<u64>,
     preparing: Cell<bool>,
@@ -42,6 +51,7 @@ impl<E: Env> Pool<E> {
         env: &E,
         shard: ShardId,
         config: WalConfig,
+        reserve: Rc<Reserve<E>>,
         free: Vec<FreeFile>,
         next_number: u64,
     ) -> Self {
@@ -49,6 +59,7 @@ impl<E: Env> Pool<E> {
             env: env.clone(),
             shard,
             config,
+            reserve,
             free: RefCell::new(free),
             next_number: Cell::new(next_number),
             preparing: Cell::new(false),
@@ -59,27 +70,62 @@ impl<E: Env> Pool<E> {
         self.free.borrow().len()
     }
 
-    /// A file of at least `needed` bytes: a free one, or a new one.
+    /// The length of the largest free file.
+    pub(super) fn largest_bytes(&self) -> u64 {
+        self.free.borrow().iter().map(|file| file.bytes).max().unwrap_or(0)
+    }
+
+    /// The length of the file that is made when there is no space for an ordinary one.
+    pub(super) fn small_file_bytes(&self) -> u64 {
+        SMALL_FILE_BYTES.min(self.config.file_bytes)
+    }
+
+    /// The length of an ordinary file.
+    pub(super) fn file_bytes(&self) -> u64 {
+        self.config.file_bytes
+    }
+
+    /// A file of at least `needed` bytes: a free one, or a new one. If the disk is full, it is a small one, and made in
+    /// the space of the reserve.
     pub(super) async fn take(&self, needed: u64) -> Result<FreeFile> {
         let ready = {
             let mut free = self.free.borrow_mut();
             free.iter().position(|file| file.bytes >= needed).map(|at| free.swap_remove(at))
         };
-        match ready {
-            Some(file) => Ok(file),
-            None => self.create(needed.max(self.config.file_bytes)).await,
+        if let Some(file) = ready {
+            return Ok(file);
         }
+        match self.create(needed.max(self.config.file_bytes)).await {
+            Err(error) if error.is_out_of_space() => {}
+            made => return made,
+        }
+        let small = needed.max(self.small_file_bytes());
+        self.reserve.within(async || self.create(small).await).await
     }
 
-    /// Makes sure that there is a file for an ordinary rotation.
+    /// Makes sure that there is a file for an ordinary rotation, if there is space for one.
     pub(super) async fn prepare(&self) -> Result<()> {
         if self.len() > 0 || self.preparing.replace(true) {
             return Ok(());
         }
         let _preparing = Preparing(&self.preparing);
-        let file = self.create(self.config.file_bytes).await?;
-        self.free.borrow_mut().push(file);
+        match self.create(self.config.file_bytes).await {
+            Ok(file) => self.free.borrow_mut().push(file),
+            // A rotation will do with less.
+            Err(error) if error.is_out_of_space() => {}
+            Err(error) => return Err(error),
+        }
         Ok(())
+    }
+
+    /// Gives back free files beyond the first `kept`.
+    pub(super) async fn trim(&self, kept: usize) -> Result<()> {
+        let surplus: Vec<u64> = {
+            let mut free = self.free.borrow_mut();
+            let kept = kept.min(free.len());
+            free.drain(kept..).map(|file| file.number).collect()
+        };
+        self.remove(surplus).await
     }
 
     /// Keeps files of the ordinary size up to the limit and removes the others.
@@ -93,10 +139,15 @@ impl<E: Env> Pool<E> {
                 surplus.push(number);
             }
         }
-        if surplus.is_empty() {
+        self.remove(surplus).await
+    }
+
+    /// Removes files that nobody needs.
+    pub(super) async fn remove(&self, numbers: Vec<u64>) -> Result<()> {
+        if numbers.is_empty() {
             return Ok(());
         }
-        for number in surplus {
+        for number in numbers {
             self.env.remove(wal_name(self.shard, number)).await?;
         }
         self.sync_names().await

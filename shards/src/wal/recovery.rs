@@ -11,6 +11,8 @@
 //! first frame behind it, and a file is reused only when the checkpoint has passed all its frames. So if a frame that
 //! names its own context verifies there above the checkpoint, the header is damaged.
 
+use std::rc::Rc;
+
 use op_engine_io::num::to_usize;
 use op_engine_io::{Dir, Env, File, FileKind, FileName, OpenMode};
 
@@ -22,6 +24,7 @@ use crate::log::header::FileHeader;
 use crate::log::reader::{Beyond, Expect, LogReader};
 use crate::log::{Frame, FrameKind, Identity, Purpose, UNIT_BYTES, unit_ceil, unit_floor};
 use crate::mutants::{self, Mutant};
+use crate::reserve::Reserve;
 
 /// Where the chain of commits ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +68,8 @@ struct FoundFile {
     bytes: u64,
     /// The highest number of a frame in it.
     seq_max: Seq,
+    /// Whether it holds anything but marks.
+    has_commits: bool,
     /// Behind its last good frame.
     end: u64,
 }
@@ -201,9 +206,11 @@ impl Walk {
         let mut reader = LogReader::new(env, file, Expect::Context(context_of(&header))).await?;
         self.note_header(&header);
         let mut seq_max = Seq::ZERO;
+        let mut has_commits = false;
         let mut end = UNIT_BYTES;
         while let Some((offset, frame)) = reader.next().await? {
             seq_max = seq_max.max(frame.seq);
+            has_commits |= frame.kind != FrameKind::Mark;
             end = reader.position();
             self.frame(frame, term_cut, WalEnd { file: reader.name(), offset }, end);
         }
@@ -214,7 +221,9 @@ impl Walk {
         let beyond = reader.scan_beyond().await?;
         self.note(&beyond);
         self.recovered.dropped_tail_bytes += beyond.bytes;
-        self.recovered.files.push(FoundFile { header, bytes, seq_max: seq_max.max(beyond.seq), end });
+        has_commits |= beyond.frames > 0;
+        let seq_max = seq_max.max(beyond.seq);
+        self.recovered.files.push(FoundFile { header, bytes, seq_max, has_commits, end });
         Ok(())
     }
 
@@ -310,12 +319,16 @@ impl Recovered {
     /// Starts a term in a fresh file. When this resolves, all frames above `cut` are dead for ever. No number up to
     /// `seq_floor` may be given from here on. Returns the log and the frames up to `cut`.
     ///
+    /// However often a store is opened without a commit, it has no more files: one that the checkpoint covers is used
+    /// again, as during a term, and one that holds nothing but marks goes.
+    ///
     /// # Errors
     /// If the file cannot be created or written.
     pub async fn start_term<E: Env>(
         self,
         env: &E,
         config: WalConfig,
+        reserve: Rc<Reserve<E>>,
         term: Term,
         cut: Seq,
         seq_floor: Seq,
@@ -324,9 +337,17 @@ impl Recovered {
         assert!(self.flushed <= cut && cut <= self.last, "the cut is a commit that this shard has");
         assert!(seq_floor >= self.seq_seen_max, "numbers that were seen are never given again");
         let config = config.normalised();
-        let (free, unfit): (Vec<_>, Vec<_>) =
+        let (mut free, unfit): (Vec<_>, Vec<_>) =
             self.free.iter().partition(|file| file.bytes == config.file_bytes);
-        let pool = Pool::new(env, self.shard(), config, free, self.next_number);
+        // The newest file says which term it is until the new one does. The others are as free as after a checkpoint.
+        let (newest, older) = match self.files.split_last() {
+            Some((newest, older)) => (Some(newest), older),
+            None => (None, self.files.as_slice()),
+        };
+        let is_free = |file: &&FoundFile| file.bytes == config.file_bytes && file.seq_max <= self.flushed;
+        let (reusable, older): (Vec<&FoundFile>, Vec<_>) = older.iter().partition(is_free);
+        free.extend(reusable.iter().map(|file| FreeFile { number: file.header.number, bytes: file.bytes }));
+        let pool = Pool::new(env, self.shard(), config, reserve, free, self.next_number);
         let header = FileHeader {
             purpose: Purpose::Wal,
             identity: self.identity,
@@ -337,7 +358,7 @@ impl Recovered {
             seq_floor,
             prev: cut,
         };
-        let (header, current) = match self.files.last() {
+        let (header, current) = match newest {
             Some(newest) if mutants::active(Mutant::SkipNewTerm) => {
                 (newest.header, self.go_on(env, newest).await?)
             }
@@ -348,15 +369,22 @@ impl Recovered {
             }
         };
         // Only here is nothing of an earlier term needed except the frames between checkpoint and cut.
-        let older = self.files.iter().filter(|file| file.header.generation != header.generation);
+        let older =
+            older.into_iter().chain(newest).filter(|file| file.header.generation != header.generation);
+        let (older, marks): (Vec<_>, Vec<_>) =
+            older.partition(|file| file.has_commits || file.seq_max <= self.flushed);
         let (released, closed): (Vec<_>, Vec<_>) =
-            older.map(FoundFile::live).partition(|file| file.seq_max <= self.flushed);
+            older.into_iter().map(FoundFile::live).partition(|file| file.seq_max <= self.flushed);
         let unfit = unfit.into_iter().map(|file| LiveFile {
             number: file.number,
             bytes: file.bytes,
             seq_max: Seq::ZERO,
         });
         pool.take_back(released.into_iter().chain(unfit).collect()).await?;
+        // The new header knows all that a mark tells. Such a file is not used again: a mark in it may be above the
+        // checkpoint, and would look like a commit if the next header were torn.
+        pool.remove(marks.iter().map(|file| file.header.number).collect()).await?;
+        pool.trim(config.free_files_max).await?;
         let state = State {
             current,
             closed: closed.into(),

@@ -10,6 +10,7 @@ use op_engine_io::{Dir, FileKind, FileName};
 use super::*;
 use crate::ids::{BlockHash, Height, StoreId};
 use crate::log::testing::{IDENTITY, empty_disk, images, moments, run};
+use crate::reserve::Reserve;
 
 const CONFIG: WalConfig = WalConfig { file_bytes: 4 * UNIT_BYTES, free_files_max: 2 };
 
@@ -42,9 +43,14 @@ fn frames(range: std::ops::RangeInclusive<u64>, payload_bytes: usize) -> Vec<Fra
     range.map(|seq| frame(seq, seq - 1, Seq(seq - 1), payload_bytes)).collect()
 }
 
+fn none(env: &SimEnv) -> Rc<Reserve<SimEnv>> {
+    Rc::new(Reserve::none(env, ShardId(0)))
+}
+
 async fn first_term(env: &SimEnv) -> Wal<SimEnv> {
     let found = recover(env, IDENTITY, Seq::ZERO).await.unwrap();
-    let (wal, frames) = found.start_term(env, CONFIG, Term(1), Seq::ZERO, Seq::ZERO).await.unwrap();
+    let (wal, frames) =
+        found.start_term(env, CONFIG, none(env), Term(1), Seq::ZERO, Seq::ZERO).await.unwrap();
     assert_eq!(frames, []);
     wal
 }
@@ -169,7 +175,7 @@ fn a_crash_while_a_term_starts_never_brings_back_what_was_cut_off() {
 async fn open_and_commit(env: SimEnv, started: Rc<RefCell<bool>>, flushed: Seq, cut: Seq) {
     let found = recover(&env, IDENTITY, flushed).await.unwrap();
     let (term, floor) = (Term(found.term_max.0 + 1), Seq(999));
-    let (wal, frames) = found.start_term(&env, CONFIG, term, cut, floor).await.unwrap();
+    let (wal, frames) = found.start_term(&env, CONFIG, none(&env), term, cut, floor).await.unwrap();
     *started.borrow_mut() = true;
     assert_eq!(frames.last().map_or(flushed, |frame| frame.seq), cut);
     wal.append(vec![frame(1_000, cut.0, cut, 3_000)], true).await.unwrap();
@@ -187,7 +193,7 @@ fn many_opens_without_a_commit_need_no_more_files_and_bring_nothing_back() {
             assert_eq!(found.last, if open == 0 { Seq(5) } else { Seq(3) });
             assert_eq!(found.seq_seen_max, Seq(5));
             let term = Term(found.term_max.0 + 1);
-            let (_, kept) = found.start_term(&env, CONFIG, term, Seq(3), Seq(5)).await.unwrap();
+            let (_, kept) = found.start_term(&env, CONFIG, none(&env), term, Seq(3), Seq(5)).await.unwrap();
             assert_eq!(kept, frames(1..=3, 2_000));
         });
         disk = after;
@@ -195,7 +201,7 @@ fn many_opens_without_a_commit_need_no_more_files_and_bring_nothing_back() {
     }
     let (_, disk) = run(disk, async |env: SimEnv| {
         let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
-        let (wal, _) = found.start_term(&env, CONFIG, Term(100), Seq(3), Seq(5)).await.unwrap();
+        let (wal, _) = found.start_term(&env, CONFIG, none(&env), Term(100), Seq(3), Seq(5)).await.unwrap();
         wal.append(vec![frame(6, 3, Seq(3), 100)], true).await.unwrap();
         wal.release(Seq(6)).await.unwrap();
         assert_eq!(wal.stats().files, 1);
@@ -249,7 +255,7 @@ fn a_frame_larger_than_a_file_gets_its_own_and_gives_it_back() {
     assert_eq!(found.frames[1].payload.len(), 3 << 20);
     let (_, disk) = run(disk, async |env: SimEnv| {
         let found = recover(&env, IDENTITY, Seq(3)).await.unwrap();
-        found.start_term(&env, CONFIG, Term(2), Seq(3), Seq(3)).await.unwrap();
+        found.start_term(&env, CONFIG, none(&env), Term(2), Seq(3), Seq(3)).await.unwrap();
     });
     let sizes: Vec<usize> =
         wal_files(&disk).iter().map(|name| disk.read_file(*name).unwrap().len()).collect();
@@ -417,4 +423,122 @@ fn a_dropped_append_ends_the_log() {
         }
         assert!(matches!(wal.append(frames(1..=1, 10), true).await, Err(Error::Closed)));
     });
+}
+
+#[test]
+fn a_frame_for_which_neither_disk_nor_reserve_have_room_ends_the_log() {
+    use op_engine_io::sim::{SimOptions, SimWorld};
+    let config = WalConfig { file_bytes: 1 << 20, free_files_max: 2 };
+    let world = SimWorld::new(SimOptions::with_seed(3), empty_disk());
+    let env = world.env();
+    let outcome = world.run(async {
+        let reserve = Reserve::find(&env, ShardId(0), Some(256 << 10), &[]).await.unwrap();
+        while reserve.refill().await.unwrap() {}
+        let reserve = Rc::new(reserve);
+        let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
+        let started =
+            found.start_term(&env, config, Rc::clone(&reserve), Term(1), Seq::ZERO, Seq::ZERO).await;
+        let (wal, _) = started.unwrap();
+        wal.prepare().await.unwrap();
+        world.set_free_bytes(Some(100 << 10));
+        assert_eq!(wal.room_bytes(0), (1 << 20) - UNIT_BYTES);
+        let mut seq = 0;
+        let mut append = async |bytes| {
+            seq += 1;
+            wal.append(frames(seq..=seq, bytes), true).await
+        };
+        for _ in 0..2 {
+            append(900 << 10).await.unwrap();
+        }
+        wal.prepare().await.unwrap();
+        assert_eq!(wal.stats().free_files, 0, "there is no space for another");
+        assert_eq!(wal.room_bytes(0), 116 << 10);
+        // More than the disk and the reserve have together ends the log, and loses nothing that was acknowledged.
+        assert!(append(400 << 10).await.unwrap_err().is_out_of_space());
+        assert!(matches!(append(1).await, Err(Error::Poisoned { .. })));
+        assert_eq!(reserve.bytes(), 0);
+    });
+    outcome.done().unwrap();
+    let found = recovered(world.stop(), Seq::ZERO).unwrap();
+    assert_eq!(found.frames, frames(1..=2, 900 << 10));
+}
+
+#[test]
+fn files_of_a_full_disk_are_small_and_as_good_as_others() {
+    use op_engine_io::sim::{SimOptions, SimWorld};
+    let config = WalConfig { file_bytes: 1 << 20, free_files_max: 2 };
+    let world = SimWorld::new(SimOptions::with_seed(3), empty_disk());
+    let env = world.env();
+    let outcome = world.run(async {
+        let reserve = Reserve::find(&env, ShardId(0), Some(512 << 10), &[]).await.unwrap();
+        while reserve.refill().await.unwrap() {}
+        let reserve = Rc::new(reserve);
+        let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
+        let started =
+            found.start_term(&env, config, Rc::clone(&reserve), Term(1), Seq::ZERO, Seq::ZERO).await;
+        let (wal, _) = started.unwrap();
+        world.set_free_bytes(Some(70 << 10));
+        let mut seq = 0;
+        let mut append = async |bytes| {
+            seq += 1;
+            wal.append(frames(seq..=seq, bytes), true).await.unwrap();
+        };
+        append(1010 << 10).await;
+        let whole = reserve.bytes();
+        append(20 << 10).await;
+        assert_eq!(reserve.bytes(), whole, "a small file fits beside it");
+        append(50 << 10).await;
+        assert_eq!(reserve.bytes(), whole - (64 << 10));
+        assert!(wal.room_bytes(0) < 16 << 10);
+        append(20 << 10).await;
+        wal.release(Seq(4)).await.unwrap();
+        assert_eq!(wal.stats().free_files, 1, "the ordinary one is kept");
+        assert_eq!(wal.stats().files, 1);
+    });
+    outcome.done().unwrap();
+    let disk = world.stop();
+    assert_eq!(wal_files(&disk).len(), 2);
+    assert_eq!(recovered(disk, Seq(3)).unwrap().frames, frames(4..=4, 20 << 10));
+}
+
+/// Opens again and again while nothing can be flushed: each open writes a mark, and needs no more files than the first.
+#[test]
+fn opens_with_marks_only_need_no_more_files() {
+    let (_, mut disk) = run(empty_disk(), async |env: SimEnv| {
+        let wal = first_term(&env).await;
+        wal.append(frames(1..=3, 2_000), true).await.unwrap();
+    });
+    for open in 0..10 {
+        let (_, after) = run(disk, async move |env: SimEnv| {
+            let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
+            assert_eq!(found.last, Seq(3));
+            found.check_acknowledged(Seq(3)).unwrap();
+            let term = Term(found.term_max.0 + 1);
+            let started = found.start_term(&env, CONFIG, none(&env), term, Seq(3), Seq(3)).await;
+            let (wal, kept) = started.unwrap();
+            assert_eq!(kept, frames(1..=3, 2_000));
+            wal.append(vec![Frame::mark(Seq(3), Seq(3))], true).await.unwrap();
+        });
+        disk = if open % 2 == 0 { after.kill(open) } else { after };
+        assert_eq!(wal_files(&disk).len(), 2);
+    }
+}
+
+#[test]
+fn an_open_uses_a_file_that_the_checkpoint_covers() {
+    let (_, mut disk) = run(empty_disk(), async |env: SimEnv| {
+        let wal = first_term(&env).await;
+        wal.append(frames(1..=6, 5_000), true).await.unwrap();
+    });
+    let before = wal_files(&disk);
+    assert!(before.len() > 2);
+    for open in 2..5 {
+        let (_, after) = run(disk, async move |env: SimEnv| {
+            let found = recover(&env, IDENTITY, Seq(6)).await.unwrap();
+            found.start_term(&env, CONFIG, none(&env), Term(open), Seq(6), Seq(6)).await.unwrap();
+        });
+        let files = wal_files(&after);
+        assert!(files.len() <= 3 && files.iter().all(|name| before.contains(name)), "{files:?}");
+        disk = after;
+    }
 }

@@ -339,6 +339,9 @@ impl Life {
 
 /// Whether an error is one that faults of the device may bring.
 fn is_expected(error: &Error) -> bool {
+    if matches!(error, Error::OutOfSpace { .. }) {
+        return true;
+    }
     let Error::Storage(error) = error else { return false };
     is_expected_storage(error)
 }

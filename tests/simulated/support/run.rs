@@ -44,6 +44,9 @@ impl Setup {
             segment_bytes_max: 5 << 10,
             append_run_bytes_max: 60 << 10,
             young_runs_max: 4,
+            merge_runs_soft: 8,
+            merge_runs_max: 12,
+            space_reserve_bytes: Some(256 << 10),
             mailbox_len_max: 64,
             reads_in_flight_max: 64,
             ..ShardConfig::default()
@@ -139,7 +142,8 @@ impl Progress {
     }
 }
 
-fn fill(batch: &mut Batch, changes: &[Change]) {
+/// Adds changes to a batch.
+pub fn fill(batch: &mut Batch, changes: &[Change]) {
     fn put<C: op_engine::Collection>(batch: &mut Batch, key: &C::Key, value: Option<&C::Value>) {
         match value {
             Some(value) => batch.put::<C>(key, value),

@@ -90,3 +90,67 @@ impl std::fmt::Debug for PageCache {
         f.debug_struct("PageCache").field("bytes", &self.bytes()).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use op_engine_io::{Dir, FileKind, FileName};
+
+    use super::*;
+    use crate::ids::Seq;
+    use crate::segment::PageWriter;
+
+    const PAGES: u32 = 256;
+
+    fn page(value_bytes: usize) -> Rc<Page> {
+        let (mut writer, mut bytes) = (PageWriter::default(), Vec::new());
+        writer.push(b"key", Seq(1), Some(&vec![1; value_bytes]));
+        writer.finish(&mut bytes);
+        let file = FileName { dir: Dir::Shard(0), kind: FileKind::Segment, number: 1 };
+        Rc::new(Page::parse(file, 0, &bytes).unwrap())
+    }
+
+    /// Reads a page as a search does. Tells whether it was there.
+    fn read(cache: &PageCache, segment: u64, number: u32, page: &Rc<Page>) -> bool {
+        let is_there = cache.get(segment, PageNo(number)).is_some();
+        if !is_there {
+            cache.insert(segment, PageNo(number), Rc::clone(page));
+        }
+        is_there
+    }
+
+    #[test]
+    fn what_is_read_often_survives_a_scan() {
+        let page = page(3900);
+        let bytes_max = to_u64(page.memory_bytes()) * u64::from(PAGES);
+        for (hot, scanned_first) in [(PAGES / 2, false), (PAGES / 2, true), (PAGES * 9 / 10, false)] {
+            let cache = PageCache::new(bytes_max);
+            let scan = |segment| (0..10 * PAGES).filter(|n| read(&cache, segment, *n, &page)).count();
+            if scanned_first {
+                assert_eq!(scan(3), 0);
+            }
+            for _ in 0..3 {
+                (0..hot).for_each(|n| {
+                    read(&cache, 1, n, &page);
+                });
+            }
+            assert_eq!(scan(2), 0);
+            assert!(cache.bytes() <= bytes_max);
+            let left = (0..hot).filter(|n| read(&cache, 1, *n, &page)).count();
+            assert!(left * 10 >= to_usize(u64::from(hot)) * 9, "{left} of {hot} pages are left after a scan");
+        }
+    }
+
+    #[test]
+    fn a_large_page_pushes_nothing_out() {
+        let (small, large) = (page(3900), page(300_000));
+        let cache = PageCache::new(1 << 20);
+        assert_eq!((0..200).filter(|n| read(&cache, 1, *n, &small)).count(), 0);
+        assert!((0..200).all(|n| read(&cache, 1, n, &small)));
+        for n in 0..20 {
+            assert!(!read(&cache, 2, n, &large) && !read(&cache, 2, n, &large));
+        }
+        assert!((0..200).all(|n| read(&cache, 1, n, &small)));
+        // One that takes a quarter is kept.
+        assert!(!read(&cache, 2, 0, &page(250_000)) && read(&cache, 2, 0, &small));
+    }
+}

@@ -4,6 +4,19 @@
 //! bits: each is built in one go, short enough not to hold the core, and each is read, verified and evicted by itself.
 //! Which partition knows a hash follows from their number alone, so all of them are equally full.
 //!
+//! Measured beside filters that let equally many absent keys pass, 1 of 256 and 1 of 65,536, for 100,000 and 4 million
+//! keys (`cargo bench --bench pieces -- filter`; ribbon with bands of 64 bits, in the same partitions):
+//!
+//! | | bits a key | build, ns a key | query, ns |
+//! |---|---|---|---|
+//! | binary fuse | 10.0 and 20.1 | 38, 41 | 4, 6 |
+//! | blocked Bloom, 512 bits | 12 and 28 | 4, 25 | 5 to 9, 7 to 14 |
+//! | ribbon | 8.3 and 16.7 | 58, 46 | 17 to 24, 27 to 32 |
+//!
+//! A read asks the filter of every run, up to some 15, so the time of a query counts most, and there the binary fuse
+//! filter is the fastest. With four fifths of the keys in one run, at 8 bits, and the others at 16, it takes 1.5 bytes a
+//! key; ribbon filters would take 0.25 bytes less and 0.3 microseconds more a read.
+//!
 //! The hash is keyed with the store's own secret: chosen keys can neither collide at will nor make building fail.
 //!
 //! A partition:

@@ -6,14 +6,17 @@ mod common;
 mod pieces;
 
 use std::path::Path;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::{SCRATCH, print_machine};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use pieces::{LARGE_PIECES, PIECES};
+use pieces::{AT_SCALE, LARGE_PIECES, PIECES};
 
 fn all(criterion: &mut Criterion) {
     print_machine(Path::new(SCRATCH));
+    // Without it the pieces are only tested.
+    AT_SCALE.store(std::env::args().any(|argument| argument == "--bench"), Ordering::Relaxed);
     for (name, make) in PIECES.into_iter().chain(LARGE_PIECES) {
         let piece = make();
         for note in &piece.notes {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use futures_channel::oneshot;
 
-use crate::patience::{Patience, look_for};
+use crate::patience::Patience;
 
 /// The asked side has gone without answering: its shard or service has stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -75,19 +75,17 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
     let mut future = pin!(future);
     let mut patience = PATIENCE.get();
     let mut output = None;
-    if let Some(spin) = patience.spin(SPIN_MAX) {
-        let mut context = Context::from_waker(Waker::noop());
-        look_for(
-            || match future.as_mut().poll(&mut context) {
-                Poll::Ready(ready) => {
-                    output = Some(ready);
-                    true
-                }
-                Poll::Pending => false,
-            },
-            spin,
-        );
-    }
+    let mut context = Context::from_waker(Waker::noop());
+    patience.look_for(
+        || match future.as_mut().poll(&mut context) {
+            Poll::Ready(ready) => {
+                output = Some(ready);
+                true
+            }
+            Poll::Pending => false,
+        },
+        SPIN_MAX,
+    );
     let output = output.unwrap_or_else(|| pollster::block_on(future));
     patience.learn(began.elapsed());
     PATIENCE.set(patience);

@@ -54,18 +54,15 @@ impl<E: Env> Source<E> {
 
     fn entry(&self) -> Option<EntryRef<'_>> {
         match self {
-            Self::Memtable(cursor) => {
-                let entry = cursor.entry()?;
-                Some(EntryRef { key: &entry.key, seq: entry.seq, value: entry.value.as_deref() })
-            }
+            Self::Memtable(cursor) => cursor.entry(),
             Self::Run(cursor) => cursor.entry(),
         }
     }
 
-    /// The value of the current entry, shared with the memtable or copied out of the page.
+    /// The value of the current entry.
     fn value(&self) -> Option<Value> {
         match self {
-            Self::Memtable(cursor) => cursor.entry()?.value.clone(),
+            Self::Memtable(cursor) => cursor.value(),
             Self::Run(cursor) => cursor.entry()?.value.map(Value::from),
         }
     }

@@ -14,6 +14,8 @@
     reason = "a benchmark fails by panicking"
 )]
 
+use std::sync::atomic::AtomicBool;
+
 mod bloom;
 mod cache;
 mod codecs;
@@ -27,6 +29,9 @@ mod merge;
 mod operations;
 mod page;
 mod ribbon;
+
+/// Whether pieces whose input is large are to have all of it. Times need that; counts of instructions do not.
+pub static AT_SCALE: AtomicBool = AtomicBool::new(false);
 
 /// One way to do the work. A call returns a number that depends on all answers.
 pub struct Way {
@@ -76,9 +81,11 @@ impl Piece {
 pub type Maker = fn() -> Piece;
 
 /// All pieces by name.
-pub const PIECES: [(&str, Maker); 28] = [
-    ("memtable insert", memtable::insert),
+pub const PIECES: [(&str, Maker); 30] = [
+    ("memtable insert, commits", memtable::insert_commits),
+    ("memtable insert, random", memtable::insert_random),
     ("memtable get", memtable::get),
+    ("memtable get, absent", memtable::get_absent),
     ("memtable scan", memtable::scan),
     ("merge of memtables", merge::memtables),
     ("merge of segments", merge::segments),

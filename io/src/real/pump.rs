@@ -21,7 +21,7 @@ use super::ring::{Broken, Ring, RingPlan};
 use super::ring_setup;
 use crate::env::{PanicHook, PanicReport, TaskClass};
 use crate::error::Result;
-use crate::patience::{Patience, look_for};
+use crate::patience::Patience;
 
 /// The longest wait in the ring: a bound on the damage if a wake-up were ever lost.
 const WAIT_MAX: Duration = Duration::from_millis(100);
@@ -184,8 +184,7 @@ impl Pump {
         let began = Instant::now();
         let mut patience = self.patience.get();
         let due = || deadline.is_some_and(|deadline| deadline <= Instant::now());
-        let found =
-            patience.spin(self.spin_max).is_some_and(|spin| look_for(|| self.has_ready() || due(), spin));
+        let found = patience.look_for(|| self.has_ready() || due(), self.spin_max);
         let waited = if found { self.host.ring.submit() } else { self.sleep(deadline) };
         patience.learn(began.elapsed());
         self.patience.set(patience);

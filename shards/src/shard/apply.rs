@@ -112,9 +112,9 @@ impl<E: Env> Shard<E> {
         state
             .apply(frame, self.env.now())
             .map_err(|Malformed(what)| Error::Refused { what: what.to_owned() })?;
-        let after = state.active.borrow().bytes();
-        self.pressure.note_commit(frame.payload.len(), after.saturating_sub(before));
-        let full = after >= self.config.memtable_bytes_max;
+        let active = Rc::clone(&state.active);
+        self.pressure.note_commit(frame.payload.len(), active.borrow().bytes().saturating_sub(before));
+        let full = active.borrow().is_full(self.config.memtable_bytes_max);
         if full {
             state.freeze();
             drop(state);

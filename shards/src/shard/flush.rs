@@ -7,12 +7,13 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use op_engine_io::{Dir, Env, ReplySender};
+use smallvec::SmallVec;
 
 use crate::catalog::{CollectionSpec, History};
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::manifest::Edit;
-use crate::memtable::{Memtable, Version};
+use crate::memtable::{Memtable, VersionAt, VersionRef};
 use crate::message::Event;
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
@@ -27,8 +28,15 @@ use super::state::{Frozen, Retention};
 /// Keys that are copied out of a memtable at once.
 const KEYS_AT_ONCE: usize = 64;
 
-/// A key with its versions, oldest first.
-type KeyVersions = (Box<[u8]>, Vec<Version>);
+/// Memory for a value that is kept for the next one.
+const VALUE_BYTES_KEPT: usize = 1 << 20;
+
+/// A key, and where its versions lie, newest first.
+struct KeyVersions {
+    key: Box<[u8]>,
+    heads: SmallVec<[VersionHead; 2]>,
+    places: SmallVec<[VersionAt; 2]>,
+}
 
 impl<E: Env> Shard<E> {
     /// Flushes memtables that are full or old, or all if somebody wants it, for as long as the shard lives.
@@ -238,24 +246,31 @@ impl<E: Env> Shard<E> {
             let mask = state.masks.get(spec.scope);
             (spec, mask, state.runs_of(collection).is_empty())
         };
-        let horizon = retention.horizon;
-        let mut output = Output { shard: self, spec: &spec, horizon, unfinished, parts: Default::default() };
+        let mut output = Output {
+            shard: self,
+            spec: &spec,
+            memtable,
+            horizon: retention.horizon,
+            unfinished,
+            parts: Default::default(),
+            value: Vec::new(),
+        };
         let mut after: Option<Box<[u8]>> = None;
         let mut slice_ends = self.env.now() + self.env.background_slice();
         loop {
             let keys = copy_keys(&memtable.borrow(), collection, after.as_deref());
-            let Some((last, _)) = keys.last() else { break };
-            after = Some(last.clone());
-            self.pressure.advance_flush(keys.iter().map(|(_, versions)| versions.len()).sum());
-            for key in &keys {
-                output.add(memtable, key, &mask, &retention.of(spec.history, bottom)).await?;
+            let Some(last) = keys.last() else { break };
+            after = Some(last.key.clone());
+            self.pressure.advance_flush(keys.iter().map(|key| key.heads.len()).sum());
+            for versions in &keys {
+                output.add(versions, &mask, &retention.of(spec.history, bottom)).await?;
             }
             if self.env.now() >= slice_ends {
                 self.env.yield_now().await;
                 slice_ends = self.env.now() + self.env.background_slice();
             }
         }
-        output.finish(memtable).await
+        output.finish().await
     }
 
     /// The number of the next segment.
@@ -285,12 +300,22 @@ impl<E: Env> Shard<E> {
     }
 }
 
-/// The keys after one, with copies of their versions.
+/// The keys after one. Values are not copied: they can be large.
 fn copy_keys(memtable: &Memtable, collection: CollectionId, after: Option<&[u8]>) -> Vec<KeyVersions> {
     memtable
         .keys_after(collection, after)
         .take(KEYS_AT_ONCE)
-        .map(|(key, versions)| (Box::from(key), versions.to_vec()))
+        .map(|key| {
+            let head = |version: VersionRef<'_>| VersionHead {
+                seq: version.seq,
+                tombstone: version.value.is_none(),
+            };
+            KeyVersions {
+                key: Box::from(key.key()),
+                heads: key.versions().map(head).collect(),
+                places: key.versions().map(|version| version.at).collect(),
+            }
+        })
         .collect()
 }
 
@@ -317,59 +342,53 @@ impl<E: Env> Default for Part<E> {
 struct Output<'a, E: Env> {
     shard: &'a Shard<E>,
     spec: &'a CollectionSpec,
+    memtable: &'a RefCell<Memtable>,
     horizon: Seq,
     unfinished: &'a Unfinished,
     parts: [Part<E>; 2],
+    /// The value that is being written.
+    value: Vec<u8>,
 }
 
 impl<E: Env> Output<'_, E> {
-    /// Adds what must be kept of a key. Versions come oldest first.
-    async fn add(
-        &mut self,
-        memtable: &Rc<RefCell<Memtable>>,
-        (key, versions): &KeyVersions,
-        mask: &Mask,
-        retain: &Retain<'_>,
-    ) -> Result<()> {
-        self.end_full(memtable).await?;
-        let heads: Vec<VersionHead> = versions
-            .iter()
-            .rev()
-            .map(|version| VersionHead { seq: version.seq, tombstone: version.value.is_none() })
-            .collect();
-        let kept = retained(&heads, mask, retain);
-        for (version, _) in versions.iter().rev().zip(kept).filter(|(_, kept)| *kept) {
-            let part = usize::from(version.seq > self.horizon);
+    /// Adds what must be kept of a key.
+    async fn add(&mut self, versions: &KeyVersions, mask: &Mask, retain: &Retain<'_>) -> Result<()> {
+        self.end_full().await?;
+        let kept = retained(&versions.heads, mask, retain);
+        let versions_kept = versions.heads.iter().zip(&versions.places).zip(kept).filter(|(_, kept)| *kept);
+        for ((VersionHead { seq, .. }, at), _) in versions_kept {
+            let part = usize::from(*seq > self.horizon);
             let Some(Part { open, .. }) = self.parts.get_mut(part) else { continue };
             if open.is_none() {
                 let (id, bits) = (self.spec.id, FilterBits::Sixteen);
                 let builder = self.shard.begin_segment(id, bits, self.unfinished).await?;
-                *open = Some((builder, version.seq, version.seq));
+                *open = Some((builder, *seq, *seq));
             }
             if let Some((builder, seq_min, seq_max)) = open {
-                *seq_min = version.seq.min(*seq_min);
-                *seq_max = version.seq.max(*seq_max);
-                builder.add(key, version.seq, version.value.as_deref()).await?;
+                *seq_min = (*seq).min(*seq_min);
+                *seq_max = (*seq).max(*seq_max);
+                let is_put = copy_value(&self.memtable.borrow(), *at, &mut self.value);
+                builder.add(&versions.key, *seq, is_put.then_some(&self.value)).await?;
             }
         }
         Ok(())
     }
 
     /// Ends files that are full: the next key goes on in another one.
-    async fn end_full(&mut self, memtable: &Rc<RefCell<Memtable>>) -> Result<()> {
+    async fn end_full(&mut self) -> Result<()> {
         let bytes_max = self.shard.config.segment_bytes_max;
         for part in &mut self.parts {
             if part.open.as_ref().is_some_and(|(builder, ..)| builder.bytes_so_far() >= bytes_max) {
-                part.end(memtable).await?;
+                part.end(self.memtable).await?;
             }
         }
         Ok(())
     }
 
-    async fn finish(self, memtable: &Rc<RefCell<Memtable>>) -> Result<Vec<SegmentMeta>> {
+    async fn finish(self) -> Result<Vec<SegmentMeta>> {
         let mut metas = Vec::new();
         for mut part in self.parts {
-            part.end(memtable).await?;
+            part.end(self.memtable).await?;
             metas.append(&mut part.done);
         }
         Ok(metas)
@@ -378,7 +397,7 @@ impl<E: Env> Output<'_, E> {
 
 impl<E: Env> Part<E> {
     /// Ends the file that is being written, if one is.
-    async fn end(&mut self, memtable: &Rc<RefCell<Memtable>>) -> Result<()> {
+    async fn end(&mut self, memtable: &RefCell<Memtable>) -> Result<()> {
         let Some((builder, seq_min, seq_max)) = self.open.take() else { return Ok(()) };
         let heights = memtable.borrow().heights(seq_min, seq_max);
         let heights = heights.unwrap_or((Height::default(), Height::default()));
@@ -387,4 +406,13 @@ impl<E: Env> Part<E> {
         self.done.push(SegmentMeta { place: Place { run, ..meta.place }, ..meta });
         Ok(())
     }
+}
+
+/// Copies the value of a version; `false` if it is a tombstone.
+fn copy_value(memtable: &Memtable, at: VersionAt, into: &mut Vec<u8>) -> bool {
+    let Some(value) = memtable.value(at) else { return false };
+    into.clear();
+    into.shrink_to(VALUE_BYTES_KEPT);
+    into.extend_from_slice(value);
+    true
 }

@@ -158,12 +158,15 @@ impl<E: Env> Shard<E> {
                 return Err(Error::ViewExpired { view });
             }
             let mask = state.masks.get(spec.scope);
-            let found =
-                state.memtables().find_map(|memtable| memtable.borrow().get(collection, key, view, &mask));
-            if let Some((_, value)) = found {
-                if let Some(value) = value {
-                    values.set(at, &value);
+            let found = state.memtables().any(|memtable| {
+                let memtable = memtable.borrow();
+                let Some(version) = memtable.get(collection, key, view, &mask) else { return false };
+                if let Some(value) = version.value {
+                    values.set(at, value);
                 }
+                true
+            });
+            if found {
                 continue;
             }
             if let Some(runs) = state.runs.get(&collection) {

@@ -178,7 +178,7 @@ fn initial_state<E: Env>(manifest: &ManifestState, runs: BTreeMap<CollectionId, 
 fn replay<E: Env>(state: &mut State<E>, frames: &[Frame], config: &ShardConfig, env: &E) -> Result<()> {
     for frame in frames {
         state.apply(frame, env.now()).map_err(|why| Error::Refused { what: why.to_string() })?;
-        if state.active.borrow().bytes() >= config.memtable_bytes_max {
+        if state.active.borrow().is_full(config.memtable_bytes_max) {
             state.freeze();
         }
     }

@@ -65,8 +65,10 @@ impl Table for Memtable {
 }
 
 /// The versions of a key, newest last. Nearly every key has one.
+type SharedVersions = SmallVec<[(Seq, Shared); 1]>;
+
 #[derive(Default)]
-struct Map(BTreeMap<Box<[u8]>, SmallVec<[(Seq, Shared); 1]>>);
+struct Map(BTreeMap<Box<[u8]>, SharedVersions>);
 
 impl Table for Map {
     const NAME: &str = "BTreeMap";

@@ -14,6 +14,8 @@ static ALLOCATOR: Cap<System> = Cap::new(System, usize::MAX);
 
 const CHUNK_BYTES: usize = 256 << 10;
 const COMMIT_ENTRIES: u64 = 10_000;
+/// What the thread that runs the tests may allocate meanwhile.
+const HARNESS_BYTES: usize = 1024;
 
 /// A key of 36 bytes in no order.
 fn key(n: u64) -> [u8; 36] {
@@ -44,18 +46,18 @@ fn assert_counted(memtable: &Memtable, before: usize, divisor: usize, bytes_more
 fn every_byte_is_counted_and_few_are_empty() {
     let before = ALLOCATOR.allocated();
     let mut memtable = Memtable::new();
-    assert_eq!((memtable.bytes(), ALLOCATOR.allocated()), (0, before));
+    assert_eq!(memtable.bytes(), 0);
 
     // Little costs little.
     for collection in 0..20 {
         for n in 0..5 {
             memtable.insert(CollectionId(collection), &key(n), Seq(1), Some(&[1; 60]));
         }
-        assert_counted(&memtable, before, usize::MAX, 0);
+        assert_counted(&memtable, before, usize::MAX, HARNESS_BYTES);
     }
     assert!(memtable.bytes() < 36 << 10, "{} for 100 entries of 20 collections", memtable.bytes());
     drop(memtable);
-    assert_eq!(ALLOCATOR.allocated(), before);
+    assert!(ALLOCATOR.allocated().abs_diff(before) <= HARNESS_BYTES);
 
     // One million, in commits; the count is right all the way.
     let mut memtable = Memtable::new();
@@ -67,7 +69,7 @@ fn every_byte_is_counted_and_few_are_empty() {
             memtable.insert(CollectionId(1), key, Seq(number + 1), Some(&[1; 60]));
             if n % 500 == 0 {
                 assert_counted(&memtable, with_keys, 50, CHUNK_BYTES);
-                assert_counted(&memtable, with_keys, usize::MAX, 0);
+                assert_counted(&memtable, with_keys, usize::MAX, HARNESS_BYTES);
             }
         }
     }
@@ -83,7 +85,7 @@ fn every_byte_is_counted_and_few_are_empty() {
         memtable.insert(CollectionId(1), &key(n), Seq(201 + n), Some(&[2; 100]));
     }
     memtable.insert(CollectionId(2), &key(0), Seq(20_000), Some(&vec![3; 10 << 20]));
-    assert_counted(&memtable, before, usize::MAX, 0);
+    assert_counted(&memtable, before, usize::MAX, HARNESS_BYTES);
     drop(memtable);
-    assert_eq!(ALLOCATOR.allocated(), before);
+    assert!(ALLOCATOR.allocated().abs_diff(before) <= HARNESS_BYTES);
 }

@@ -33,7 +33,7 @@ impl IndexPartition {
     /// them begins, and where the first one after them does.
     ///
     /// # Errors
-    /// [`Malformed`] if they are not what [`IndexWriter`] writes.
+    /// [`Malformed`] if they are not what the writer of the index writes.
     pub fn decode(
         bytes: &[u8],
         span: Span,

@@ -11,6 +11,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use super::directory::Root;
 use super::env::{HostTuning, RealEnv};
 use super::file::RealFile;
+use super::file_thread::FileThread;
 use super::probe::nameless_file;
 use super::pump::{self, Plan};
 use super::ring::RingPlan;
@@ -46,6 +47,7 @@ pub fn calibrate(root: &Path, budget: Duration) -> Result<Calibration> {
     let fd = nameless_file(&root)?;
     let found: Arc<Mutex<Option<Result<Calibration>>>> = Arc::default();
     let failed = Arc::clone(&found);
+    let files = FileThread::start("calibration", None)?;
     let plan = Plan {
         ring: RingPlan {
             host: "calibration".to_owned(),
@@ -57,6 +59,7 @@ pub fn calibrate(root: &Path, budget: Duration) -> Result<Calibration> {
         root,
         rings: Arc::default(),
         tuning: HostTuning { epoch: Instant::now(), read_depth: DEPTH_MIN, sync_mode: SyncMode::default() },
+        file_calls: files.calls(),
         spin_max: Duration::ZERO,
         on_panic: Arc::new(move |report| keep(&failed, Err(panicked(report)))),
     };
@@ -73,6 +76,7 @@ pub fn calibrate(root: &Path, budget: Duration) -> Result<Calibration> {
         }
     };
     pump::run(plan, main, started);
+    files.end();
     let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     found.unwrap_or(Err(Error::Stopped))
 }

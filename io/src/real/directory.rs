@@ -1,7 +1,7 @@
 //! The store's directory: every path of the real world is resolved below one open descriptor.
 //!
-//! These calls block. They are rare (files are opened, created and removed far less often than read), and only the
-//! syncs, which wait for the device, go through the ring instead.
+//! These calls block: what waits for the journal is done by the thread for files, and the syncs, which wait for the
+//! device, go through the ring.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

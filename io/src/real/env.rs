@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::directory::{Root, dir_error};
 use super::doorbell::{Bell, Doorbell};
 use super::file::RealFile;
+use super::file_thread::FileCalls;
 use super::operation::Operation;
 use super::ring::Ring;
 use super::share::Share;
@@ -31,6 +32,7 @@ pub(super) struct Host {
     pub(super) root: Arc<Root>,
     pub(super) tuning: HostTuning,
     pub(super) share: Share,
+    pub(super) file_calls: FileCalls,
 }
 
 /// The values that differ between machines.
@@ -47,9 +49,11 @@ impl Host {
         doorbell: Arc<Doorbell>,
         root: Arc<Root>,
         tuning: HostTuning,
+        file_calls: FileCalls,
     ) -> Rc<Self> {
         let tasks = TaskSet::new(Box::new(Bell(Arc::clone(&doorbell))));
-        Rc::new(Self { tasks, timers: Rc::default(), ring, doorbell, root, tuning, share: Share::new() })
+        let (timers, share) = (Rc::default(), Share::new());
+        Rc::new(Self { tasks, timers, ring, doorbell, root, tuning, share, file_calls })
     }
 }
 
@@ -67,7 +71,7 @@ impl RealEnv {
     /// Wraps a descriptor that was opened elsewhere.
     pub(super) fn adopt(&self, fd: std::os::fd::OwnedFd, name: FileName) -> RealFile {
         let ring = &self.host.ring;
-        let target = Rc::new(Target::registered_file(ring, fd, name));
+        let target = Rc::new(Target::registered_file(ring, self.host.file_calls.clone(), fd, name));
         RealFile::new(Rc::clone(ring), target, name, self.host.tuning.sync_mode)
     }
 
@@ -139,12 +143,17 @@ impl Env for RealEnv {
     }
 
     async fn open(&self, name: FileName, mode: OpenMode) -> Result<RealFile> {
-        let fd = self.host.root.open_file(name, mode)?;
-        Ok(self.adopt(fd, name))
+        let root = Arc::clone(&self.host.root);
+        let fd = match mode {
+            OpenMode::CreateNew => self.host.file_calls.run(move || root.open_file(name, mode)).await,
+            OpenMode::ReadWrite | OpenMode::Read => root.open_file(name, mode),
+        };
+        Ok(self.adopt(fd?, name))
     }
 
     async fn remove(&self, name: FileName) -> Result<()> {
-        self.host.root.remove(name)
+        let root = Arc::clone(&self.host.root);
+        self.host.file_calls.run(move || root.remove(name)).await
     }
 
     async fn list(&self, dir: Dir) -> Result<Vec<FileName>> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 use glommio::{LocalExecutor, LocalExecutorBuilder, Placement};
 
 use super::env::RealEnv;
+use super::file_thread::FileThread;
 use super::lock::Lock;
 use super::pump::{self, Plan};
 use super::sys::Affinity;
@@ -35,7 +36,13 @@ pub(super) enum Cores {
 }
 
 /// Starts a host on a thread of its own and waits until it is set up.
-pub(super) fn start<F, Fut>(cores: Cores, plan: Plan, lock: std::sync::Arc<Lock>, main: F) -> Result<Running>
+pub(super) fn start<F, Fut>(
+    cores: Cores,
+    plan: Plan,
+    files: FileThread,
+    lock: std::sync::Arc<Lock>,
+    main: F,
+) -> Result<Running>
 where
     F: FnOnce(RealEnv) -> Fut + Send + 'static,
     Fut: Future<Output = ()> + 'static,
@@ -55,6 +62,8 @@ where
                 true
             }
         };
+        // Names must not change any more once the lock is given up.
+        files.end();
         if drained {
             // This may be the last owner of the store's lock.
             drop(lock);

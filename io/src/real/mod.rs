@@ -12,6 +12,7 @@ mod doorbell;
 mod env;
 mod file;
 mod file_table;
+mod file_thread;
 mod host;
 mod lock;
 mod operation;

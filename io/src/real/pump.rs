@@ -17,6 +17,7 @@ use super::counters::Rings;
 use super::directory::Root;
 use super::doorbell::Doorbell;
 use super::env::{Host, HostTuning, RealEnv};
+use super::file_thread::FileCalls;
 use super::ring::{Broken, Ring, RingPlan};
 use super::ring_setup;
 use crate::env::{PanicHook, PanicReport, TaskClass};
@@ -34,6 +35,7 @@ pub(super) struct Plan {
     pub(super) root: Arc<Root>,
     pub(super) rings: Arc<Rings>,
     pub(super) tuning: HostTuning,
+    pub(super) file_calls: FileCalls,
     pub(super) spin_max: Duration,
     pub(super) on_panic: PanicHook,
 }
@@ -45,7 +47,7 @@ where
     F: FnOnce(RealEnv) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let Plan { ring, root, rings, tuning, spin_max, on_panic } = plan;
+    let Plan { ring, root, rings, tuning, file_calls, spin_max, on_panic } = plan;
     let name = ring.host.clone();
     let made = Doorbell::new().map_err(|errno| ring_setup::refusal("a doorbell (eventfd)", errno));
     let made = made.and_then(|doorbell| Ok((Ring::new(ring, Arc::clone(&doorbell))?, doorbell)));
@@ -57,7 +59,7 @@ where
         }
     };
     rings.add(Arc::clone(ring.counters()), ring.report().clone());
-    let host = Host::new(Rc::clone(&ring), doorbell, root, tuning);
+    let host = Host::new(Rc::clone(&ring), doorbell, root, tuning, file_calls);
     let patience = Cell::new(Patience::NONE);
     let pump = Pump { host, name, on_panic, spin_max, patience, main_returned: Rc::default() };
     pump.spawn_main(main);

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::counters::{Counters, Rings};
 use super::directory::Root;
 use super::env::{HostTuning, RealEnv};
+use super::file_thread::FileThread;
 use super::host::{self, Cores};
 use super::lock::Lock;
 use super::probe::{self, ProbeReport};
@@ -109,7 +110,8 @@ impl World for RealWorld {
         F: FnOnce(RealEnv) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let Shared { settings, root, lock, rings, epoch, .. } = &*self.shared;
+        let Shared { settings, root, lock, rings, epoch, affinity, .. } = &*self.shared;
+        let files = FileThread::start(name, Some(affinity))?;
         let plan = Plan {
             ring: RingPlan {
                 host: name.to_owned(),
@@ -125,10 +127,11 @@ impl World for RealWorld {
                 read_depth: settings.queue_depth,
                 sync_mode: settings.sync_mode,
             },
+            file_calls: files.calls(),
             spin_max: settings.spin_max,
             on_panic,
         };
-        host::start(self.cores(place), plan, Arc::clone(lock), main)
+        host::start(self.cores(place), plan, files, Arc::clone(lock), main)
     }
 }
 

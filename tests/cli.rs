@@ -164,6 +164,7 @@ fn a_store_is_filled_read_and_taken_back() {
 
     let stats = run(&["stats", "--store", store]);
     assert!(stats.code == Some(0) && stats.out.contains("utxos.by_script"), "{}", stats.out);
+    assert!(stats.out.contains("a full disk") && stats.out.contains("in 16 files"), "{}", stats.out);
     let sound = run(&["verify", "--store", store]);
     assert!(sound.code == Some(0) && sound.out.contains("The store is sound"), "{}{}", sound.out, sound.err);
 

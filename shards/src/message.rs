@@ -113,6 +113,8 @@ pub struct ScanRequest {
     pub rows_max: usize,
     /// Bytes of keys and values in one answer, roughly; at least one row is given.
     pub bytes_max: usize,
+    /// It goes on after an earlier answer. A scan as long as that reads pages that are not worth keeping.
+    pub goes_on: bool,
     /// Gets the rows.
     pub reply: ReplySender<Result<ScanPage>>,
 }

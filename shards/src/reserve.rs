@@ -33,8 +33,12 @@ pub struct Reserve<E: Env> {
     shard: ShardId,
     chunk_bytes: u64,
     chunks_wanted: u64,
-    /// The numbers of those that are there, from 1.
+    /// The numbers of those that are there.
     chunks: RefCell<BTreeSet<u64>>,
+    /// Numbers are not given twice: a chunk that is being removed is still there for a while.
+    next_number: Cell<u64>,
+    /// Files that are being made in its space.
+    borrowers: Cell<u32>,
     /// Whether a chunk could not be made although there seemed to be space.
     refused: Cell<bool>,
     given_up: Signal,
@@ -55,6 +59,8 @@ impl<E: Env> Reserve<E> {
             chunk_bytes,
             chunks_wanted: bytes.checked_div(chunk_bytes).unwrap_or(0),
             chunks: RefCell::default(),
+            next_number: Cell::new(1),
+            borrowers: Cell::new(0),
             refused: Cell::new(false),
             given_up: Signal::default(),
         }
@@ -71,9 +77,11 @@ impl<E: Env> Reserve<E> {
             None => default_bytes(env.space().await?),
         };
         let reserve = Self::of_bytes(env, shard, bytes);
+        let chunks_wanted = usize::try_from(reserve.chunks_wanted).unwrap_or(usize::MAX);
         for name in files.iter().filter(|name| name.kind == FileKind::Reserve) {
+            reserve.next_number.set(reserve.next_number.get().max(name.number.saturating_add(1)));
             let len = env.open(*name, OpenMode::Read).await?.len().await?;
-            if len == reserve.chunk_bytes && (1..=reserve.chunks_wanted).contains(&name.number) {
+            if len == reserve.chunk_bytes && reserve.chunks() < chunks_wanted {
                 reserve.chunks.borrow_mut().insert(name.number);
             } else {
                 env.remove(*name).await?;
@@ -124,6 +132,8 @@ impl<E: Env> Reserve<E> {
     /// # Errors
     /// Why it could not be made: out of space if the whole reserve was not enough.
     pub async fn within<T>(&self, mut attempt: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+        // What is given up here must not be taken back before it is used.
+        let _borrowing = Borrowing::begin(self);
         loop {
             let outcome = attempt().await;
             let full = outcome.as_ref().is_err_and(crate::Error::is_out_of_space);
@@ -137,7 +147,6 @@ impl<E: Env> Reserve<E> {
     async fn give_up(&self) -> Result<bool> {
         let Some(number) = self.chunks.borrow_mut().pop_last() else { return Ok(false) };
         tracing::warn!(shard = %self.shard, "the disk is full: space is taken from the reserve");
-        self.given_up.raise();
         match self.env.remove(self.name(number)).await {
             // Somebody made room by hand.
             Err(op_engine_io::Error::NotFound { .. }) => {}
@@ -153,7 +162,9 @@ impl<E: Env> Reserve<E> {
     /// # Errors
     /// Out of space if there is none for it all the same; nothing is left behind then.
     pub async fn refill(&self) -> Result<bool> {
-        if self.missing_bytes() == 0 || self.env.space().await?.available_bytes < self.chunk_bytes {
+        let is_used = self.borrowers.get() > 0;
+        if self.missing_bytes() == 0 || is_used || self.env.space().await?.available_bytes < self.chunk_bytes
+        {
             return Ok(false);
         }
         let made = self.make_chunk().await.map(|()| true);
@@ -162,8 +173,8 @@ impl<E: Env> Reserve<E> {
     }
 
     async fn make_chunk(&self) -> Result<()> {
-        let missing = (1..=self.chunks_wanted).find(|number| !self.chunks.borrow().contains(number));
-        let Some(number) = missing else { return Ok(()) };
+        let number = self.next_number.get();
+        self.next_number.set(number.saturating_add(1));
         let name = self.name(number);
         let file = self.env.open(name, OpenMode::CreateNew).await?;
         let allocated = async {
@@ -189,6 +200,26 @@ impl<E: Env> Reserve<E> {
     #[must_use]
     pub fn chunks(&self) -> usize {
         self.chunks.borrow().len()
+    }
+}
+
+/// Marks the reserve as being used, and has it refilled afterwards.
+struct Borrowing<'a> {
+    borrowers: &'a Cell<u32>,
+    given_up: &'a Signal,
+}
+
+impl<'a> Borrowing<'a> {
+    fn begin<E: Env>(reserve: &'a Reserve<E>) -> Self {
+        reserve.borrowers.set(reserve.borrowers.get() + 1);
+        Self { borrowers: &reserve.borrowers, given_up: &reserve.given_up }
+    }
+}
+
+impl Drop for Borrowing<'_> {
+    fn drop(&mut self) {
+        self.borrowers.set(self.borrowers.get() - 1);
+        self.given_up.raise();
     }
 }
 
@@ -308,14 +339,14 @@ mod tests {
     #[test]
     fn a_chunk_that_somebody_removed_is_no_trouble() {
         let ((), mut disk) = run(empty_disk(), async |env: SimEnv| fill(&find(&env, BYTES).await).await);
-        disk.remove_file(reserve_files(&disk)[3]);
+        let reserve_names = reserve_files(&disk);
+        disk.remove_file(reserve_names[3]);
         let world = SimWorld::new(SimOptions::with_seed(1), disk);
         let env = world.env();
         let done = world.run(async {
             let reserve = find(&env, BYTES).await;
             assert_eq!(reserve.chunks(), 3);
-            let last = FileName { dir: Dir::Shard(0), kind: FileKind::Reserve, number: 3 };
-            env.remove(last).await.unwrap();
+            env.remove(reserve_names[2]).await.unwrap();
             assert!(reserve.give_up().await.unwrap());
             assert_eq!(reserve.chunks(), 2);
         });

@@ -149,6 +149,7 @@ pub struct RunCursor<E: Env> {
     range: KeyRange,
     direction: Direction,
     options: CursorOptions,
+    reading_ahead: bool,
 }
 
 impl<E: Env> RunCursor<E> {
@@ -169,7 +170,13 @@ impl<E: Env> RunCursor<E> {
         if direction == Direction::Backward {
             files.make_contiguous().reverse();
         }
-        Self { env, files, current: None, range, direction, options }
+        Self { env, files, current: None, range, direction, options, reading_ahead: false }
+    }
+
+    /// As one that has gone over its first pages already: it reads ahead, and gives the cache nothing.
+    #[must_use]
+    pub fn reading_ahead(self) -> Self {
+        Self { reading_ahead: true, ..self }
     }
 
     /// Whether no file has a part of the range.
@@ -192,7 +199,8 @@ impl<E: Env> RunCursor<E> {
             }
             let Some(next) = self.files.pop_front() else { return Ok(Step::End) };
             let (env, range, options) = (self.env.clone(), self.range.clone(), self.options.clone());
-            self.current = Some(SegmentCursor::new(env, next, range, self.direction, options));
+            let cursor = SegmentCursor::new(env, next, range, self.direction, options);
+            self.current = Some(if self.reading_ahead { cursor.reading_ahead() } else { cursor });
         }
     }
 

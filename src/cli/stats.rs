@@ -8,7 +8,7 @@ use op_engine::{Engine, Stats};
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, FileKind, block_on};
 use op_engine_shards::CollectionId;
-use op_engine_shards::stats::{SegmentState, SegmentStats, SpaceStats, StallReason};
+use op_engine_shards::stats::{SegmentState, SegmentStats, ShardStats, SpaceStats, StallReason};
 
 use super::failure::Outcome;
 use super::show::{Out, bytes, count, percent, plural, table};
@@ -126,6 +126,15 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
         count(hits),
         count(reads),
         percent(hits, hits + reads)
+    ))?;
+    let sum = |of: fn(&ShardStats) -> u64| stats.shards.iter().map(of).sum::<u64>();
+    out.line(format_args!(
+        "filters and page indexes: {} and {} in memory of at most {}, {} partitions read when needed, {} evicted",
+        bytes(sum(|shard| shard.filter_bytes)),
+        bytes(sum(|shard| shard.index_bytes)),
+        bytes(sum(|shard| shard.filter_bytes_max)),
+        count(sum(|shard| shard.partition_reads)),
+        count(sum(|shard| shard.partition_evictions))
     ))?;
     if let Some(device) = &stats.device {
         out.line(format_args!(

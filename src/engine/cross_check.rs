@@ -326,6 +326,7 @@ impl<'a> Pages<'a> {
             direction: Direction::Forward,
             rows_max: PAGE_ROWS,
             bytes_max: PAGE_BYTES,
+            goes_on: true,
             reply,
         };
         shard.send(Request::Scan(request)).await?;

@@ -374,6 +374,7 @@ async fn chain_rows(
             direction,
             rows_max: rows,
             bytes_max: usize::MAX,
+            goes_on: false,
             reply,
         };
         sender.send(Request::Scan(request)).await?;

@@ -319,6 +319,7 @@ impl<K: Key, R> Scan<K, R> {
             direction: self.direction,
             rows_max: self.left.clamp(1, PAGE_ROWS),
             bytes_max: PAGE_BYTES,
+            goes_on: feed.last.is_some(),
             reply,
         }
     }

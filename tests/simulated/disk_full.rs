@@ -316,7 +316,7 @@ fn a_disk_that_others_fill_holds_commits_back_and_stops_nothing() {
     println!("{all:?}");
     let Met { refused, flushes_put_off, merges_put_off, slowed } = all;
     let each = [refused, flushes_put_off, merges_put_off, slowed];
-    assert!(each.into_iter().all(|count| count > 10), "the seeds cover it all: {all:?}");
+    assert!(each.into_iter().all(|count| count > 3), "the seeds cover it all: {all:?}");
 }
 
 /// Compacts on a disk that is full, or does not give what it says it has, and again when there is space.

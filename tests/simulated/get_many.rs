@@ -83,13 +83,15 @@ async fn compare(engine: &Engine) {
 
 #[test]
 fn many_keys_at_once_are_what_each_key_is() {
-    for (cache_bytes, page_bytes, merge_fan_in) in [(1, 4096, 4), (64 << 20, 4096, 1000), (16 << 10, 8192, 2)]
+    for (cache_bytes, page_bytes, merge_fan_in, filter_bytes_max) in
+        [(1, 4096, 4, 0), (64 << 20, 4096, 1000, 1 << 20), (16 << 10, 8192, 2, 3 << 10)]
     {
         let settings = ShardConfig {
             wal_file_bytes: 64 << 10,
             memtable_bytes_max: 24 << 10,
             memtable_age_max: Duration::from_secs(1),
             cache_bytes,
+            filter_bytes_max,
             page_bytes,
             merge_fan_in,
             space_reserve_bytes: Some(64 << 10),

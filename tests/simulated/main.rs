@@ -21,6 +21,7 @@ mod determinism;
 mod disk_full;
 mod get_many;
 mod mutants;
+mod point_reads;
 mod random_seeds;
 mod snapshots;
 mod stalls;

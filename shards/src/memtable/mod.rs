@@ -34,6 +34,7 @@ use walk::Walk;
 
 pub use cursor::MemtableCursor;
 pub use records::{VersionAt, VersionRef, Versions};
+pub(crate) use slots::prefix as key_prefix;
 
 /// The bytes of a value, shared between caches and replies.
 pub type Value = Arc<[u8]>;

@@ -112,7 +112,7 @@ impl Slots {
 }
 
 /// Eight bytes of a key as a number in their order. What is missing counts as zeros, so that equal numbers tell nothing.
-pub(super) fn prefix(key: &[u8], skip: usize) -> u64 {
+pub(crate) fn prefix(key: &[u8], skip: usize) -> u64 {
     let rest = key.get(skip..).unwrap_or_default();
     if let Some(bytes) = rest.first_chunk() {
         return u64::from_be_bytes(*bytes);

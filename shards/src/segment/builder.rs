@@ -128,16 +128,15 @@ impl<E: Env> SegmentBuilder<E> {
             self.key_min = Some(key.to_vec());
             true
         };
-        let oversize = PageWriter::bytes_alone(key, value) > self.config.page_bytes;
+        let alone = PageWriter::bytes_alone(key, value);
+        let oversize = alone > self.config.page_bytes;
         if !self.page.is_empty() && (oversize || self.is_full_for(key, value)) {
-            let taken_back = self.page_end.take_back(&mut self.page, key);
+            // With a large entry the next page would be longer for those taken back.
+            let is_small = alone <= self.config.page_bytes / 2;
+            let taken_back = if is_small { self.page_end.take_back(&mut self.page, key) } else { Vec::new() };
             self.end_page().await?;
             for (key, seq, value) in taken_back {
                 self.push(&key, seq, value.as_deref());
-            }
-            // A large entry has a page of its own.
-            if oversize && !self.page.is_empty() {
-                self.end_page().await?;
             }
         }
         self.push(key, seq, value);

@@ -30,7 +30,7 @@ pub struct CursorOptions {
     /// not kept either.
     pub cache: Option<Rc<PageCache>>,
     /// How many bytes of consecutive pages are read at once, beside the cache; 0 for one page at a time. With a cache
-    /// only after the first few pages, unless the range begins after a key, as that of a scan does which goes on.
+    /// only after the first few pages.
     pub read_ahead_bytes: usize,
 }
 
@@ -102,14 +102,10 @@ impl<E: Env> SegmentCursor<E> {
         if segment.is_trimmed() {
             range.raise_start(&segment.meta().key_min);
         }
-        let goes_on = match direction {
-            Direction::Forward => matches!(range.start(), Bound::Excluded(_)),
-            Direction::Backward => matches!(range.end(), Bound::Excluded(_)),
-        };
         let (pages_single, read_ahead_bytes) = match (&options.cache, options.read_ahead_bytes) {
             (_, 0) => (usize::MAX, 0),
             (None, bytes) => (0, bytes),
-            (Some(_), bytes) => (if goes_on { 0 } else { CACHED_PAGES }, bytes.min(READ_AHEAD_BYTES_MIN)),
+            (Some(_), bytes) => (CACHED_PAGES, bytes.min(READ_AHEAD_BYTES_MIN)),
         };
         Self {
             env,
@@ -127,6 +123,15 @@ impl<E: Env> SegmentCursor<E> {
             ahead: VecDeque::new(),
             run: Run::default(),
         }
+    }
+
+    /// As one that has gone over its first pages already: it reads ahead, and gives the cache nothing.
+    #[must_use]
+    pub fn reading_ahead(mut self) -> Self {
+        if self.read_ahead_bytes > 0 {
+            self.pages_single = 0;
+        }
+        self
     }
 
     /// The segment's mask when the cursor was made. A rollback that came later is above every view the cursor serves.

@@ -293,3 +293,158 @@ impl Places {
         Ok(PartitionPlace { start, bytes, crc })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::ids::Height;
+
+    fn part(bytes: u64, crc: u32) -> Part {
+        Part { bytes, crc }
+    }
+
+    fn index(span: Span, bound: &[u8], below: Option<u64>) -> IndexPart {
+        IndexPart { bytes: Vec::new(), span, bound: bound.to_vec(), below: below.map(Seq) }
+    }
+
+    /// Two partitions of the filter, one of which lets every key pass, and three of the page index.
+    fn writer() -> DirectoryWriter {
+        let mut writer = DirectoryWriter::new(FilterBits::Sixteen);
+        writer.filters = vec![part(5000, 1), part(0, 0)];
+        let span = |first, pages, start, units| Span { first, pages, start, units };
+        writer.indexes = vec![
+            (part(4096, 3), index(span(0, 10, 0, 10), b"", None)),
+            (part(100, 4), index(span(10, 1, 10, 5), b"car", Some(7))),
+            (part(9000, 5), index(span(11, 20, 15, 25), b"cart", None)),
+        ];
+        writer
+    }
+
+    fn meta() -> MetaPage {
+        MetaPage {
+            filter_bytes: 2 * UNIT,
+            index_bytes: 5 * UNIT,
+            directory: part(100, 0),
+            data_bytes: 40 * UNIT,
+            pages: 31,
+            entries: 1,
+            tombstones: 0,
+            keys: 1,
+            seqs: (Seq(1), Seq(1)),
+            heights: (Height(1), Height(1)),
+            key_min: Vec::new(),
+            key_max: Vec::new(),
+        }
+    }
+
+    fn decode(bytes: &[u8], meta: &MetaPage) -> Result<Directory, Malformed> {
+        let file_bytes = UNIT * 4 + meta.data_bytes + meta.filter_bytes + meta.index_bytes;
+        let offsets = meta.offsets(file_bytes).ok_or(Malformed("the lengths do not add up"))?;
+        Directory::decode(bytes, meta, &offsets)
+    }
+
+    #[test]
+    fn places_follow_from_lengths() {
+        let directory = decode(&writer().into_vec(), &meta()).unwrap();
+        let places: Vec<_> =
+            directory.partitions().map(|(id, place)| (id, place.offset() / UNIT, place.bytes)).collect();
+        let expected = [
+            (Partition::Filter(0), 41, 5000),
+            (Partition::Filter(1), 43, 0),
+            (Partition::Index(0), 43, 4096),
+            (Partition::Index(1), 44, 100),
+            (Partition::Index(2), 45, 9000),
+        ];
+        assert_eq!(places, expected);
+        for (partition, place) in directory.partitions() {
+            assert_eq!(directory.place(partition), Some(place));
+        }
+        assert_eq!(directory.place(Partition::Index(3)), None);
+        assert_eq!((directory.pages(), directory.filters(), directory.indexes()), (31, 2, 3));
+    }
+
+    #[test]
+    fn the_right_partition_is_found() {
+        let directory = decode(&writer().into_vec(), &meta()).unwrap();
+        assert_eq!([0, u64::MAX].map(|hash| directory.filter_of(hash)), [Some(0), None]);
+        let cases: [(&[u8], u64, u32); 7] = [
+            (b"", u64::MAX, 0),
+            (b"bz", 1, 0),
+            (b"car", 7, 0),
+            (b"car", 6, 1),
+            (b"cars", 9, 1),
+            (b"cart", u64::MAX, 2),
+            (b"zz", 0, 2),
+        ];
+        for (key, seq, partition) in cases {
+            assert_eq!(directory.index_of(key, Seq(seq)), partition, "{key:?} {seq}");
+        }
+        let pages = [(0, Some(0)), (9, Some(0)), (10, Some(1)), (11, Some(2)), (30, Some(2)), (31, None)];
+        for (page, partition) in pages {
+            assert_eq!(directory.index_of_page(PageNo(page)), partition, "page {page}");
+        }
+        let (span, lower, upper) = directory.span(1).unwrap();
+        assert_eq!(span, Span { first: 10, pages: 1, start: 10, units: 5 });
+        assert_eq!((lower.key, lower.below), (b"car".as_slice(), Some(Seq(7))));
+        assert_eq!(upper.map(|upper| (upper.key, upper.below)), Some((b"cart".as_slice(), None)));
+        assert!(directory.span(2).unwrap().2.is_none() && directory.span(3).is_none());
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let bytes = writer().into_vec();
+        for end in 0..bytes.len() {
+            decode(&bytes[..end], &meta()).unwrap_err();
+        }
+        decode(&[bytes.as_slice(), &[0]].concat(), &meta()).unwrap_err();
+        decode(&[0; 100], &meta()).unwrap_err();
+        let metas = [
+            MetaPage { pages: 30, ..meta() },
+            MetaPage { data_bytes: 41 * UNIT, ..meta() },
+            MetaPage { filter_bytes: 3 * UNIT, index_bytes: 4 * UNIT, ..meta() },
+            MetaPage { index_bytes: 6 * UNIT, ..meta() },
+        ];
+        for meta in metas {
+            decode(&bytes, &meta).unwrap_err();
+        }
+        let changes: [fn(&mut DirectoryWriter); 10] = [
+            |writer| writer.filters.clear(),
+            |writer| writer.indexes.clear(),
+            |writer| writer.filters[0].bytes = 1 << 20,
+            |writer| writer.filters[0].bytes = u64::MAX,
+            |writer| writer.indexes[0].1.bound = b"a".to_vec(),
+            |writer| writer.indexes[0].1.below = Some(Seq(3)),
+            |writer| writer.indexes[1].1.bound = b"cart".to_vec(),
+            |writer| writer.indexes[2].1.bound = vec![255; KEY_BYTES_MAX + 1],
+            |writer| writer.indexes[1].1.span.pages = 0,
+            |writer| writer.indexes[1].1.span.units = u32::MAX,
+        ];
+        for (n, change) in changes.into_iter().enumerate() {
+            let mut changed = writer();
+            change(&mut changed);
+            assert!(decode(&changed.into_vec(), &meta()).is_err(), "change {n}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_decode_or_fail(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            at in any::<prop::sample::Index>(),
+            flip in 1u8..,
+            hash in any::<u64>(),
+            key in prop::collection::vec(any::<u8>(), 0..4),
+        ) {
+            let _: Result<_, Malformed> = decode(&bytes, &meta());
+            let mut bytes = writer().into_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= flip;
+            if let Ok(directory) = decode(&bytes, &meta()) {
+                prop_assert!(from_u32(directory.index_of(&key, Seq(3))) < directory.indexes());
+                let _: Option<u32> = directory.filter_of(hash);
+            }
+        }
+    }
+}

@@ -209,6 +209,30 @@ fn a_cursor_without_a_cache_keeps_no_partition() {
     });
 }
 
+#[test]
+fn a_long_scan_keeps_its_first_pages_only() {
+    let entries = outpoints(20_000);
+    run(SimDisk::new(), async |env| {
+        let meta = build(&env, NUMBER, &entries, bits(FilterBits::Eight)).await;
+        let segment = open_within(&env, &meta, &PartitionCache::unbounded()).await.unwrap();
+        assert!(segment.pages() > 200);
+        for direction in [Direction::Forward, Direction::Backward] {
+            for goes_on in [false, true] {
+                let cache = Rc::new(PageCache::new(64 << 20));
+                let options = CursorOptions { cache: Some(Rc::clone(&cache)), read_ahead_bytes: 64 << 10 };
+                let (env, segment) = (env.clone(), segment.clone());
+                let mut cursor = SegmentCursor::new(env, segment, KeyRange::all(), direction, options);
+                if goes_on {
+                    cursor = cursor.reading_ahead();
+                }
+                assert_eq!(collect(&mut cursor).await.unwrap().len(), entries.len());
+                let kept = cache.bytes().div_ceil(4096);
+                assert_eq!(kept, if goes_on { 0 } else { 4 }, "{} bytes", cache.bytes());
+            }
+        }
+    });
+}
+
 /// Where the partitions of a segment are.
 fn places(disk: SimDisk, meta: &SegmentMeta) -> Vec<(Partition, u64, u64)> {
     let (places, _) = run(disk, async |env| {

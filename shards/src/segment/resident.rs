@@ -142,6 +142,10 @@ impl PartitionCache {
         // The first round may begin in the middle, and each takes a use.
         let mut rounds = u32::from(USES_MAX) + 2;
         while !self.has_room(bytes) {
+            let held = self.bytes.get();
+            if held.filter + held.index == 0 {
+                return false;
+            }
             let (at, partition) = self.hand.get();
             let segment = self.segments.borrow().get(at).cloned();
             let Some(segment) = segment else {

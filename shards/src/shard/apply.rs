@@ -1,6 +1,7 @@
 //! Making commits visible, in order.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use op_engine_io::Env;
 use op_engine_io::num::to_u64;
@@ -12,8 +13,11 @@ use crate::message::{CommitKind, CommitPart, Event, Progress};
 use crate::signal::Signal;
 use crate::stats::StallReason;
 
-use super::pressure::{Debt, memtable_marks};
+use super::pressure::{Debt, memtable_marks, still_due};
 use super::{Part, Shard};
+
+/// How often it is looked whether a commit must still be delayed.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// A frame for a part of a commit.
 fn frame_of(part: CommitPart) -> (Frame, bool) {
@@ -172,23 +176,41 @@ impl<E: Env> Shard<E> {
         self.stats.borrow_mut().stalls.add(reason, waited);
     }
 
-    /// Delays a commit of `bytes` in proportion to how far flushes or merges are behind.
+    /// Delays a commit of `bytes` in proportion to how far flushes or merges are behind. It is looked again and again:
+    /// a delay that outlasts the flush helps nobody.
     async fn slow_down(&self, bytes: usize) {
-        let (soft, hard) = memtable_marks(self.config.memtable_bytes_max, self.config.memtables_frozen_max);
-        let waiting = to_u64(self.state.borrow().memtable_bytes());
-        let amount = waiting.saturating_sub(self.pressure.flushed_bytes());
-        let flushes = Debt { amount, soft, hard }.level();
-        let merges = if self.shortage.is_merging() { self.merge_debt().level() } else { 0 };
         let full_disk = self.shortage.holds_flushes();
+        let (flushes, merges) = self.levels();
         let reason = match () {
             () if merges > flushes => StallReason::MergesBehind,
             () if full_disk => StallReason::OutOfSpace,
             () => StallReason::MemtablesFull,
         };
-        let delay = self.pressure.delay(bytes, flushes.max(merges), full_disk);
-        if !delay.is_zero() {
-            self.env.sleep(delay).await;
-            self.stats.borrow_mut().stalls.add(reason, delay);
+        let level = flushes.max(merges);
+        let delay = self.pressure.delay(bytes, level, full_disk);
+        if delay.is_zero() {
+            return;
         }
+        let began = self.env.now();
+        let mut elapsed = Duration::ZERO;
+        while self.failure().is_none() {
+            let (flushes, merges) = self.levels();
+            let left = still_due(delay, level, flushes.max(merges)).saturating_sub(elapsed);
+            if left.is_zero() {
+                break;
+            }
+            self.env.sleep(left.min(LOOK_EVERY)).await;
+            elapsed = self.env.now().saturating_sub(began);
+        }
+        self.stats.borrow_mut().stalls.add(reason, elapsed);
+    }
+
+    /// How far flushes and merges are behind.
+    fn levels(&self) -> (u64, u64) {
+        let (soft, hard) = memtable_marks(self.config.memtable_bytes_max, self.config.memtables_frozen_max);
+        let waiting = to_u64(self.state.borrow().memtable_bytes());
+        let amount = waiting.saturating_sub(self.pressure.flushed_bytes());
+        let merges = if self.shortage.is_merging() { self.merge_debt().level() } else { 0 };
+        (Debt { amount, soft, hard }.level(), merges)
     }
 }

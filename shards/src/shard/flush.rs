@@ -107,7 +107,7 @@ impl<E: Env> Shard<E> {
     /// Flushes everything that has been applied. Out of space if the disk is full: the flush is tried again later.
     pub(super) async fn flush_everything(&self) -> Result<()> {
         let through = self.state.borrow().applied;
-        let attempts = self.shortage.attempts();
+        let put_off = self.shortage.flushes_put_off();
         self.want_retry();
         self.flush_wanted.set(true);
         self.work.raise();
@@ -119,7 +119,7 @@ impl<E: Env> Shard<E> {
             if self.state.borrow().flushed >= through {
                 return Ok(());
             }
-            if let Some(full) = self.shortage.failed_after(attempts) {
+            if let Some(full) = self.shortage.put_off_after(put_off) {
                 return Err(full);
             }
             self.flushed.raised_since(mark).await;

@@ -133,6 +133,13 @@ impl Pressure {
     }
 }
 
+/// What is left of a delay that was due at level `then`, if the level is another by now. It does not grow.
+pub(super) fn still_due(delay: Duration, then: u64, now: u64) -> Duration {
+    let nanos = delay.as_nanos().saturating_mul(u128::from(now.min(then)));
+    let nanos = nanos.checked_div(u128::from(then)).unwrap_or(0);
+    Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX))
+}
+
 /// The marks for bytes in memtables, of which each has at most `memtable_bytes` and `frozen_max` wait at most.
 pub(super) fn memtable_marks(memtable_bytes: usize, frozen_max: usize) -> (u64, u64) {
     let one = to_u64(memtable_bytes);
@@ -180,6 +187,14 @@ mod tests {
         pressure.note_commit(MIB, 2 * MIB);
         assert_eq!(pressure.delay(MIB, LEVEL_MAX / 2, false), Duration::from_millis(250));
         assert_eq!(pressure.delay(64 * MIB, LEVEL_MAX, false), DELAY_MAX);
+    }
+
+    #[test]
+    fn a_delay_shrinks_with_its_level_and_does_not_grow() {
+        let delay = Duration::from_millis(8);
+        let left = |now| still_due(delay, 512, now).as_millis();
+        assert_eq!([1024, 512, 256, 0].map(left), [8, 8, 4, 0]);
+        assert_eq!(still_due(delay, 0, 7), Duration::ZERO);
     }
 
     #[test]

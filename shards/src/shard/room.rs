@@ -61,6 +61,7 @@ pub(super) struct Shortage {
     merges: RefCell<Option<PutOff>>,
     merging: Cell<bool>,
     trim_wanted: Cell<bool>,
+    /// Flushes and refills of the reserve that were tried.
     attempts: Cell<u64>,
     flushes_put_off: Cell<u64>,
     merges_put_off: Cell<u64>,
@@ -74,14 +75,14 @@ impl Shortage {
         self.flush.borrow().is_some()
     }
 
-    /// Why the flush in hand waits, if an attempt has failed after the first `attempts`.
-    pub(super) fn failed_after(&self, attempts: u64) -> Option<Error> {
-        self.flush.borrow().clone().filter(|_| self.attempts.get() > attempts)
+    /// How many flushes were put off so far.
+    pub(super) fn flushes_put_off(&self) -> u64 {
+        self.flushes_put_off.get()
     }
 
-    /// Flushes and refills of the reserve that were tried.
-    pub(super) fn attempts(&self) -> u64 {
-        self.attempts.get()
+    /// Why the flush in hand waits, if one was put off after the first `before`.
+    pub(super) fn put_off_after(&self, before: u64) -> Option<Error> {
+        self.flush.borrow().clone().filter(|_| self.flushes_put_off.get() > before)
     }
 
     /// Whether merges wait for space.
@@ -163,7 +164,7 @@ impl<E: Env> Shard<E> {
             },
             refused: self.shortage.holds_flushes() || reserve.is_refused(),
             memtables_full: state.frozen.len() > self.config.memtables_frozen_max,
-            attempts: self.shortage.attempts(),
+            attempts: self.shortage.attempts.get(),
         }
     }
 
@@ -211,11 +212,15 @@ impl<E: Env> Shard<E> {
         }
     }
 
-    /// A commit was refused for lack of space. What is in memory holds WAL files on the disk, which a flush gives back.
+    /// A commit was refused for lack of space. What is in memory may hold WAL files on the disk, which a flush gives
+    /// back; a flush that gives none back would only take space.
     pub(super) fn make_room(&self) {
+        let Some(writer) = &self.writer else { return };
+        if writer.wal.stats().files > 1 {
+            self.flush_wanted.set(true);
+        }
         self.shortage.trim_wanted.set(true);
         self.shortage.retry.raise();
-        self.flush_wanted.set(true);
         self.work.raise();
     }
 

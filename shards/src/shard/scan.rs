@@ -46,7 +46,8 @@ impl<E: Env> Shard<E> {
                 let options =
                     CursorOptions { cache: Some(Rc::clone(&self.cache)), read_ahead_bytes: READ_AHEAD_BYTES };
                 let (env, range) = (self.env.clone(), request.range.clone());
-                RunCursor::new(env, run.files(), range, request.direction, options)
+                let cursor = RunCursor::new(env, run.files(), range, request.direction, options);
+                if request.goes_on { cursor.reading_ahead() } else { cursor }
             });
             let segments = segments.filter(|cursor| !cursor.is_empty()).map(Source::from);
             (memtables.chain(segments).collect::<Vec<_>>(), mask)

@@ -13,9 +13,9 @@ use crate::catalog::{Catalog, CollectionSpec, History};
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Seq};
 use crate::log::{Frame, FrameKind};
-use crate::memtable::Memtable;
+use crate::memtable::{Memtable, key_prefix};
 use crate::message::{Horizon, Pins, Progress};
-use crate::ops;
+use crate::ops::{self, Op};
 use crate::run::Runs;
 use crate::segment::Segment;
 use crate::visibility::{Mask, Rollback, Scope};
@@ -110,6 +110,16 @@ fn decode_catalog(payload: &[u8]) -> Result<Catalog, Malformed> {
     Ok(catalog)
 }
 
+/// Operations by collection and key. Of two with one key the later stands, so their order stays.
+fn in_key_order<'a>(ops: &'a [Op<'a>]) -> impl Iterator<Item = &'a Op<'a>> {
+    // Most comparisons end at the first bytes, which lie together here, and the keys do not.
+    let mut order: Vec<_> = ops.iter().map(|op| (op.collection, key_prefix(op.key, 0), op)).collect();
+    order.sort_by(|(collection, prefix, op), (other_collection, other_prefix, other)| {
+        (collection, prefix).cmp(&(other_collection, other_prefix)).then_with(|| op.key.cmp(other.key))
+    });
+    order.into_iter().map(|(_, _, op)| op)
+}
+
 impl<E: Env> State<E> {
     /// The state that a manifest describes, before any frame is applied.
     pub(crate) fn new(
@@ -170,8 +180,6 @@ impl<E: Env> State<E> {
             }
             ops.push(op);
         }
-        // Neighbours share the upper nodes of the tree. Of two with one key the later stands, so their order stays.
-        ops.sort_by_key(|op| (op.collection, op.key));
         let mut active = self.active.borrow_mut();
         if active.is_empty() {
             self.active_since = now;
@@ -179,7 +187,8 @@ impl<E: Env> State<E> {
         if frame.kind == FrameKind::Block {
             active.note_block(frame.seq, frame.height);
         }
-        for op in ops {
+        // The memtable looks for each key from the one before on.
+        for op in in_key_order(&ops) {
             active.insert(op.collection, op.key, frame.seq, op.value);
         }
         Ok(())
@@ -300,4 +309,29 @@ pub(crate) struct Retention {
     pub(crate) horizon: Seq,
     pub(crate) cut: Seq,
     pub(crate) pins: Arc<[Seq]>,
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn operations_come_by_collection_and_key_and_those_of_one_key_as_they_were(
+            keys in prop::collection::vec((0u32..3, prop::collection::vec(0u8..2, 0..11)), 0..60),
+        ) {
+            let value: Vec<u8> = (0..60).collect();
+            let op = |(at, (collection, key))| Op {
+                collection: CollectionId(collection),
+                key,
+                value: value.get(..at),
+            };
+            let ops: Vec<Op<'_>> = keys.iter().map(|(collection, key)| (*collection, key.as_slice())).enumerate().map(op).collect();
+            let mut expected = ops.clone();
+            expected.sort_by_key(|op| (op.collection, op.key));
+            prop_assert_eq!(in_key_order(&ops).copied().collect::<Vec<_>>(), expected);
+        }
+    }
 }

@@ -65,6 +65,7 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup.settings.young_runs_max = 1 + rng.index(6);
     setup.settings.bottom_ratio_percent = [5, 40, 200][rng.index(3)];
     setup.settings.cache_bytes = 4096 << rng.below(5);
+    setup.settings.filter_bytes_max = [0, 2 << 10, 8 << 10, 64 << 20][rng.index(4)];
     if rng.coin() {
         setup.settings.memtable_age_max = Duration::from_millis(300);
     }

@@ -6,7 +6,7 @@
 //!
 //! The index is cut into partitions by key range, each of which is read, verified and evicted by itself. What its pages
 //! have in common, and the bound of the first one, is in the directory. In memory a partition is what it is on disk: a
-//! bound repeats only what differs from the bound before it, except for every 16th, which is whole. The search goes over
+//! bound repeats only what differs from the bound before it, except for every 8th, which is whole. The search goes over
 //! those, then along one run.
 //!
 //! A partition:
@@ -16,7 +16,7 @@
 //! | 1 | bytes that tell where a page begins: 0 if all pages are equally long, else 2 or 4 |
 //! | 4 each | checksum of each page |
 //! | 0, 2 or 4 each | where each page begins, in I/O units from the first one |
-//! | 2 each | where the bounds of each run of 16 pages begin, from the start of the bounds |
+//! | 2 each | where the bounds of each run of 8 pages begin, from the start of the bounds |
 //! | n | bounds, one a page; that of the first page is empty, since it is in the directory |
 //!
 //! A bound:
@@ -42,7 +42,7 @@ pub use partition::IndexPartition;
 pub use writer::{IndexPart, IndexWriter};
 
 /// Pages from one whole bound to the next.
-const RUN_PAGES: usize = 16;
+const RUN_PAGES: usize = 8;
 const HEAD_BYTES: usize = 1;
 
 /// The number of a page in its segment, from 0.

@@ -17,6 +17,9 @@ pub struct IndexPartition {
     bytes: Box<[u8]>,
     span: Span,
     start_bytes: usize,
+    /// Where its parts begin.
+    runs_at: usize,
+    bounds_at: usize,
     /// The first page after the partition goes on with its last key.
     next_goes_on: bool,
 }
@@ -45,10 +48,14 @@ impl IndexPartition {
             _ => return Err(Malformed("the places of pages have an unknown length")),
         };
         let next_goes_on = upper.is_some_and(|upper| upper.below.is_some());
-        let partition = Self { bytes: Box::from(bytes), span, start_bytes, next_goes_on };
-        if partition.bounds_at() > bytes.len() || span.pages == 0 {
+        let pages = from_u32(span.pages);
+        let runs_at = HEAD_BYTES + pages * (4 + start_bytes);
+        let bounds_at = runs_at + pages.div_ceil(RUN_PAGES) * 2;
+        if bounds_at > bytes.len() || pages == 0 {
             return Err(Malformed("the number of pages of a page index is impossible"));
         }
+        let bytes = Box::from(bytes);
+        let partition = Self { bytes, span, start_bytes, runs_at, bounds_at, next_goes_on };
         partition.check_starts()?;
         partition.check_bounds(lower, upper)?;
         Ok(partition)
@@ -67,7 +74,7 @@ impl IndexPartition {
     /// Checks that bounds ascend, between those that the directory has, and that each shares with the one before what it
     /// says, which the search relies on.
     fn check_bounds(&self, lower: Bound<'_>, upper: Option<Bound<'_>>) -> Result<(), Malformed> {
-        let all = self.bytes.get(self.bounds_at()..).unwrap_or_default();
+        let all = self.bytes.get(self.bounds_at..).unwrap_or_default();
         let mut input = ByteReader::new(all);
         let (mut last, mut key) = ((lower.key.to_vec(), lower.below), Vec::new());
         for page in 0..from_u32(self.span.pages) {
@@ -203,16 +210,8 @@ impl IndexPartition {
         }
     }
 
-    fn runs_at(&self) -> usize {
-        HEAD_BYTES + from_u32(self.span.pages) * (4 + self.start_bytes)
-    }
-
-    fn bounds_at(&self) -> usize {
-        self.runs_at() + from_u32(self.span.pages).div_ceil(RUN_PAGES) * 2
-    }
-
     fn run_start(&self, run: usize) -> usize {
-        from_u32(self.number_at(self.runs_at() + run * 2, 2))
+        from_u32(self.number_at(self.runs_at + run * 2, 2))
     }
 
     /// A number of 2 or 4 bytes. All that are asked for were there when the partition was checked.
@@ -226,7 +225,7 @@ impl IndexPartition {
     }
 
     fn bounds_of(&self, run: usize) -> ByteReader<'_> {
-        ByteReader::new(self.bytes.get(self.bounds_at() + self.run_start(run)..).unwrap_or_default())
+        ByteReader::new(self.bytes.get(self.bounds_at + self.run_start(run)..).unwrap_or_default())
     }
 
     /// The last run whose first bound is reached, or the first run.
@@ -276,7 +275,8 @@ fn is_reached(bound: &BoundEntry<'_>, key: &[u8], seq: Seq, matched: &mut usize)
         Ordering::Less => false,
         Ordering::Equal => {
             let wanted = key.get(*matched..).unwrap_or_default();
-            let common = common_prefix(bound.rest, wanted);
+            // Mostly a byte or two: what words are compared for would not pay.
+            let common = bound.rest.iter().zip(wanted).take_while(|(a, b)| a == b).count();
             *matched += common;
             match (bound.rest.get(common), wanted.get(common)) {
                 (None, None) => bound.below.is_none_or(|below| seq < below),

@@ -189,6 +189,9 @@ pub trait Env: Clone + 'static {
         Duration::from_micros(500)
     }
 
+    /// Tells that a user waits for this host, also if no foreground task runs: a commit that is to be durable.
+    fn note_request(&self) {}
+
     /// Sets what background tasks get of the core while requests of users come in, in percent. Alone they get all of it.
     fn set_background_share(&self, percent: u32) {
         let _ = percent;

@@ -112,6 +112,10 @@ impl Env for RealEnv {
         self.host.share.slice(Instant::now())
     }
 
+    fn note_request(&self) {
+        self.host.share.note_request(Instant::now());
+    }
+
     fn set_background_share(&self, percent: u32) {
         self.host.share.set_percent(percent);
     }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
-use super::sys::Affinity;
+use super::sys::{self, Affinity};
 use crate::error::{Error, Result};
 use crate::reply::reply;
 
@@ -46,6 +46,9 @@ impl FileThread {
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             if let Some(Err(errno)) = cores.map(|cores| cores.apply()) {
                 tracing::debug!(errno, "the thread for files stays on the core of its maker");
+            }
+            if let Err(errno) = sys::give_way() {
+                tracing::debug!(errno, "the thread for files runs as urgently as others");
             }
             work(&jobs);
         });

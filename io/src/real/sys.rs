@@ -7,6 +7,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use crate::env::Space;
 
+/// How nice a thread is that gives way: others get about ten times its time.
+const GIVING_WAY: libc::c_int = 10;
+
 /// The error number of the last failed call.
 pub(super) fn last_errno() -> i32 {
     errno_of(&io::Error::last_os_error())
@@ -214,6 +217,12 @@ impl Drop for DirStream {
         // SAFETY: the stream is open and nobody uses it after this.
         unsafe { libc::closedir(self.0) };
     }
+}
+
+/// Makes the calling thread give way to others.
+pub(super) fn give_way() -> Result<(), i32> {
+    // SAFETY: no memory is passed; on Linux, 0 is the calling thread and no other.
+    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVING_WAY) }).map(drop)
 }
 
 /// The set of cores that the calling thread may run on.

@@ -98,6 +98,9 @@ impl<E: Env> Shard<E> {
                 return;
             }
             let (frame, durable) = frame_of(part);
+            if durable {
+                self.env.note_request();
+            }
             let seq = frame.seq;
             if let Err(error) = self.apply_frame(&frame) {
                 return self.fail(error).await;

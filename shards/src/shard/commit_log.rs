@@ -44,6 +44,7 @@ impl<E: Env> Shard<E> {
             if !durable {
                 continue;
             }
+            self.env.note_request();
             let durable_through = self.publish_durable();
             if self.events.send(Event::Durable(self.identity.shard, durable_through)).await.is_err() {
                 return;

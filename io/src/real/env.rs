@@ -31,7 +31,7 @@ pub(super) struct Host {
     pub(super) doorbell: Arc<Doorbell>,
     pub(super) root: Arc<Root>,
     pub(super) tuning: HostTuning,
-    pub(super) share: Share,
+    pub(super) share: Rc<Share>,
     pub(super) file_calls: FileCalls,
 }
 
@@ -52,7 +52,7 @@ impl Host {
         file_calls: FileCalls,
     ) -> Rc<Self> {
         let tasks = TaskSet::new(Box::new(Bell(Arc::clone(&doorbell))));
-        let (timers, share) = (Rc::default(), Share::new());
+        let (timers, share) = (Rc::default(), Rc::new(Share::new()));
         Rc::new(Self { tasks, timers, ring, doorbell, root, tuning, share, file_calls })
     }
 }
@@ -72,7 +72,8 @@ impl RealEnv {
     pub(super) fn adopt(&self, fd: std::os::fd::OwnedFd, name: FileName) -> RealFile {
         let ring = &self.host.ring;
         let target = Rc::new(Target::registered_file(ring, self.host.file_calls.clone(), fd, name));
-        RealFile::new(Rc::clone(ring), target, name, self.host.tuning.sync_mode)
+        let share = Rc::clone(&self.host.share);
+        RealFile::new(Rc::clone(ring), target, share, name, self.host.tuning.sync_mode)
     }
 
     async fn sync_open_dir(&self, dir: Dir, fd: std::os::fd::OwnedFd) -> Result<()> {

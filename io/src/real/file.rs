@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::operation::{Operation, Work};
 use super::ring::Ring;
+use super::share::Share;
 use super::target::Target;
 use crate::buf::{IO_UNIT_BYTES, IoBuf};
 use crate::env::{File, FileName, WriteSync};
@@ -20,18 +21,32 @@ const ZERO_BYTES: usize = 1 << 20;
 pub struct RealFile {
     ring: Rc<Ring>,
     target: Rc<Target>,
+    share: Rc<Share>,
     name: FileName,
     sync_mode: SyncMode,
 }
 
 impl RealFile {
-    pub(super) fn new(ring: Rc<Ring>, target: Rc<Target>, name: FileName, sync_mode: SyncMode) -> Self {
-        Self { ring, target, name, sync_mode }
+    pub(super) fn new(
+        ring: Rc<Ring>,
+        target: Rc<Target>,
+        share: Rc<Share>,
+        name: FileName,
+        sync_mode: SyncMode,
+    ) -> Self {
+        Self { ring, target, share, name, sync_mode }
     }
 
     /// The same file with another way of writing durably.
     pub(super) fn with_sync_mode(&self, sync_mode: SyncMode) -> Self {
         Self { sync_mode, ..self.clone() }
+    }
+
+    async fn run(&self, operation: Operation) -> (Option<IoBuf>, Result<()>) {
+        let began = self.share.begin_io();
+        let done = self.ring.run(operation).await;
+        self.share.end_io(began);
+        done
     }
 
     async fn transfer(&self, work: Work, offset: u64, buf: IoBuf) -> (IoBuf, Result<()>) {
@@ -42,7 +57,7 @@ impl RealFile {
             return (buf, Err(Error::from_errno(op, self.name, offset, len, libc::EINVAL)));
         }
         let operation = Operation::transfer(Rc::clone(&self.target), work, offset, buf);
-        match self.ring.run(operation).await {
+        match self.run(operation).await {
             (Some(buf), result) => (buf, result),
             // The ring hands the buffer of a transfer back in every case; a heap buffer stands in if it did not.
             (None, result) => (IoBuf::zeroed(to_usize(len)), result.and(Err(Error::Stopped))),
@@ -50,7 +65,7 @@ impl RealFile {
     }
 
     async fn sync(&self, metadata: bool) -> Result<()> {
-        self.ring.run(Operation::sync(Rc::clone(&self.target), metadata)).await.1
+        self.run(Operation::sync(Rc::clone(&self.target), metadata)).await.1
     }
 }
 
@@ -88,7 +103,7 @@ impl File for RealFile {
     }
 
     async fn allocate(&self, bytes: u64) -> Result<()> {
-        let allocated = self.ring.run(Operation::allocate(Rc::clone(&self.target), bytes)).await.1;
+        let allocated = self.run(Operation::allocate(Rc::clone(&self.target), bytes)).await.1;
         match allocated {
             // Filesystems that cannot allocate ahead can still be made to by writing.
             Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => self.zero_fill(bytes).await,

@@ -147,7 +147,10 @@ impl Pump {
         if self.host.tasks.ready_len(TaskClass::Background) == 0 || share.pause(began).is_some() {
             return Ok(());
         }
-        self.run_ready(TaskClass::Background, Some((began, share.slice(began))))?;
+        share.set_in_background(true);
+        let ran = self.run_ready(TaskClass::Background, Some((began, share.slice(began))));
+        share.set_in_background(false);
+        ran?;
         let ended = Instant::now();
         share.charge(ended, ended.saturating_duration_since(began));
         Ok(())

@@ -1,8 +1,9 @@
-//! How much of a host's time background tasks get while requests come in.
+//! How much of a host's time, and of its device's, background tasks get while requests come in.
 //!
 //! Without requests they get all of it, in slices. With requests a slice is shorter, and after it the background
 //! pauses until it has had no more than its share: a request waits for one short slice at most, and the rest of the core
-//! is its own. Work that has fallen behind asks for a larger share.
+//! is its own. An operation of theirs on the device counts with the time it takes, so that on a slow device they use less of
+//! it, whatever its rate is. Work that has fallen behind asks for a larger share.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ const SLICE_CONTENDED: Duration = Duration::from_micros(100);
 /// Requests are over when none has been worked on for this long.
 const LULL: Duration = Duration::from_micros(400);
 const PERCENT_DEFAULT: u32 = 25;
+/// The longest pause for one operation: a device that stalls once does not stop the background.
+const IO_PAUSE_MAX: Duration = Duration::from_millis(50);
 
 /// The share of one host.
 #[derive(Debug)]
@@ -21,6 +24,8 @@ pub(super) struct Share {
     percent: Cell<u32>,
     requests_until: Cell<Option<Instant>>,
     resume_at: Cell<Option<Instant>>,
+    /// Whether the task that runs now is one of the background.
+    in_background: Cell<bool>,
 }
 
 impl Share {
@@ -29,12 +34,17 @@ impl Share {
             percent: Cell::new(PERCENT_DEFAULT),
             requests_until: Cell::new(None),
             resume_at: Cell::new(None),
+            in_background: Cell::new(false),
         }
     }
 
     /// Sets what the background gets while requests come in, in percent of the time.
     pub(super) fn set_percent(&self, percent: u32) {
-        self.percent.set(percent.clamp(1, 100));
+        let before = self.percent.replace(percent.clamp(1, 100));
+        if percent > before {
+            // What is urgent now was charged at the rate of what was not.
+            self.resume_at.set(None);
+        }
     }
 
     /// Notes that a request is being worked on.
@@ -60,8 +70,35 @@ impl Share {
 
     /// Notes that the background has run until now.
     pub(super) fn charge(&self, now: Instant, ran: Duration) {
+        self.pause_for(now, self.pause_after(ran));
+    }
+
+    /// Notes that tasks of the background run from here on, or no longer.
+    pub(super) fn set_in_background(&self, in_background: bool) {
+        self.in_background.set(in_background);
+    }
+
+    /// Begins an operation on the device. `None` if it is not one of the background.
+    pub(super) fn begin_io(&self) -> Option<Instant> {
+        self.in_background.get().then(Instant::now)
+    }
+
+    /// Ends an operation. Several at once count like the longest of them.
+    pub(super) fn end_io(&self, began: Option<Instant>) {
+        let Some(began) = began else { return };
+        let now = Instant::now();
+        let took = now.saturating_duration_since(began).min(IO_PAUSE_MAX);
+        self.pause_for(now, self.pause_after(took).min(IO_PAUSE_MAX));
+    }
+
+    fn pause_after(&self, busy: Duration) -> Duration {
         let percent = self.percent.get();
-        self.resume_at.set(now.checked_add(ran * (100 - percent) / percent));
+        busy * (100 - percent) / percent
+    }
+
+    fn pause_for(&self, now: Instant, pause: Duration) {
+        // None of them means no pause, and is less than any.
+        self.resume_at.set(self.resume_at.get().max(now.checked_add(pause)));
     }
 }
 
@@ -89,6 +126,22 @@ mod tests {
         share.set_percent(100);
         share.charge(now, SLICE_CONTENDED);
         assert_eq!(share.pause(now), None);
+    }
+
+    #[test]
+    fn what_the_device_does_for_the_background_counts() {
+        let (share, now) = (Share::new(), Instant::now());
+        share.end_io(share.begin_io());
+        assert_eq!(share.resume_at.get(), None, "nobody of the background has asked");
+        share.set_in_background(true);
+        let began = now.checked_sub(Duration::from_millis(8));
+        share.end_io(began);
+        share.note_request(Instant::now());
+        let pause = share.pause(now).unwrap() - now;
+        assert!(pause <= LULL + (Instant::now() - now));
+        assert!(share.resume_at.get().unwrap() >= now + Duration::from_millis(24));
+        share.end_io(now.checked_sub(Duration::from_secs(9)));
+        assert!(share.resume_at.get().unwrap() <= Instant::now() + IO_PAUSE_MAX);
     }
 
     #[test]

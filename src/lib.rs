@@ -56,6 +56,9 @@ mod config;
 mod declare;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 mod placement;
 pub mod value;

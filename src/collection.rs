@@ -3,6 +3,8 @@
 //! A collection is a type that names its key, its value and its policies. An index is a type that says which entries
 //! a record has in it. Both are listed in the [`Config`](crate::Config) with which a store is opened.
 //!
+//! [`collection!`](crate::collection) writes these types. This is what it writes, and what can be written by hand:
+//!
 //! ```
 //! use op_engine::{Collection, Desc, Index, IndexList};
 //!

@@ -39,7 +39,9 @@
 //!
 //! The calls above block the thread; those of [`Engine`] itself are `async` and run on any runtime.
 //!
-//! - [`key`] and [`value`] are the codecs of keys and records, [`record!`] makes a record of a struct;
+//! - [`collection!`] declares a collection, its record and its indexes in one place; the traits can be implemented by
+//!   hand as well;
+//! - [`key`] and [`value`] are the codecs of keys and records, [`record!`] makes a record of a struct or an enum;
 //! - [`chain`] reads the block files of a Bitcoin node and declares the collections of an OPNet node;
 //! - [`verify`] checks every byte of a store.
 //!
@@ -51,8 +53,12 @@ mod batch;
 pub mod chain;
 mod collection;
 mod config;
+mod declare;
 mod engine;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod key;
 mod placement;
 pub mod value;

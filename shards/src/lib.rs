@@ -17,6 +17,9 @@ pub mod cache;
 pub mod catalog;
 mod config;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 pub mod lists;
 pub mod log;

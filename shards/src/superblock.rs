@@ -88,7 +88,7 @@ impl Superblock {
         crc32fast::hash(&self.encode(0))
     }
 
-    fn encode(&self, copy: u8) -> Vec<u8> {
+    pub(crate) fn encode(&self, copy: u8) -> Vec<u8> {
         let mut out = ByteWriter::new();
         out.raw(&MAGIC);
         out.u16(VERSION);

@@ -15,7 +15,7 @@ mod scan;
 mod shared;
 mod snapshot;
 mod space;
-mod system;
+pub(crate) mod system;
 
 use std::sync::{Arc, Mutex, PoisonError};
 

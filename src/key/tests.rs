@@ -22,7 +22,7 @@ fn tricky_text() -> impl Strategy<Value = String> + Clone {
 fn check_type<K: Key + Ord + Debug + Clone>(keys: impl Strategy<Value = K> + Clone) {
     let mut runner = TestRunner::new(Config::with_cases(400));
     runner
-        .run(&(keys.clone(), keys), |(a, b)| {
+        .run(&(keys.clone(), keys, any::<(u16, u8)>()), |(a, b, (place, bits))| {
             let (left, right) = (a.to_bytes(), b.to_bytes());
             prop_assert_eq!(left.cmp(&right), a.cmp(&b));
             prop_assert_eq!(K::decode_exact(&left), Ok(a.clone()));
@@ -34,6 +34,14 @@ fn check_type<K: Key + Ord + Debug + Clone>(keys: impl Strategy<Value = K> + Clo
             prop_assert_eq!(K::decode_exact(&longer), Err(KeyError::Trailing { bytes: 1 }));
             for cut in 0..left.len() {
                 prop_assert!(K::decode_exact(&left[..cut]).is_err());
+            }
+            let mut damaged = left;
+            if !damaged.is_empty() {
+                let at = usize::from(place) % damaged.len();
+                damaged[at] ^= bits;
+            }
+            if let Ok(key) = K::decode_exact(&damaged) {
+                prop_assert_eq!(key.to_bytes(), damaged);
             }
             Ok(())
         })
@@ -96,6 +104,19 @@ fn desc_reverses() {
     check_type((0u8..3, proptest::option::of(tricky_text()).prop_map(Desc), tricky_bytes()));
     check_type((tricky_bytes().prop_map(Desc), tricky_bytes()).prop_map(|pair| Desc(Desc(pair))));
     assert_eq!(Desc(1u16).to_bytes(), [0xff, 0xfe]);
+}
+
+#[test]
+fn directions_mix() {
+    check_type((any::<[u8; 2]>(), any::<i64>().prop_map(Desc), tricky_text(), any::<u32>().prop_map(Desc)));
+    check_type((
+        any::<bool>().prop_map(Desc),
+        tricky_bytes(),
+        proptest::option::of(any::<i8>().prop_map(Desc)),
+    ));
+    check_type(proptest::option::of((tricky_bytes().prop_map(Desc), tricky_text())).prop_map(Desc));
+    let newest_first = |height: u64, index: u32| ([7u8; 2], Desc(height), index).to_bytes();
+    assert!(newest_first(9, 3) < newest_first(8, 1) && newest_first(8, 1) < newest_first(8, 2));
 }
 
 #[test]

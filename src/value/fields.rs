@@ -4,6 +4,12 @@ use op_engine_io::num::to_u64;
 
 use super::{Record, ValueError, ValueReader, ValueWriter};
 
+/// Bytes of memory that an item of a vector may take for each byte that it takes at least in a value.
+///
+/// It bounds what a value can make a reader allocate: 128 times its bytes. Types beyond it are refused when the program
+/// is compiled. Large arrays behind an option are the usual reason; as byte strings they take what they need.
+pub const ITEM_EXPANSION_MAX: usize = 128;
+
 /// A type that can be a field of a record.
 pub trait Field: Sized {
     /// The fewest bytes that a value takes. It bounds how many items a count may announce.
@@ -30,7 +36,7 @@ pub trait Field: Sized {
     /// # Errors
     /// If one is cut off or malformed.
     fn read_all(count: usize, input: &mut ValueReader<'_>) -> Result<Vec<Self>, ValueError> {
-        // An item may be larger in memory than in bytes, so the count alone does not justify the allocation.
+        // An item may be larger in memory than in bytes: what the count announces is allocated when it comes.
         let affordable = input.remaining() / size_of::<Self>().max(1);
         let mut items = Vec::with_capacity(count.min(affordable));
         for _ in 0..count {
@@ -40,59 +46,11 @@ pub trait Field: Sized {
     }
 }
 
-/// A way to write a field of type `T`: the word after `as` in [`record!`](crate::record).
-pub trait Codec<T> {
-    /// The fewest bytes that a value takes.
-    const BYTES_MIN: usize;
-
-    /// Appends `value`.
-    fn write(value: &T, out: &mut ValueWriter);
-
-    /// Takes a value.
-    ///
-    /// # Errors
-    /// If it is cut off or malformed.
-    fn read(input: &mut ValueReader<'_>) -> Result<T, ValueError>;
+/// Refuses types whose items cannot be counted, or would take too much memory.
+pub(super) const fn check_item<T>(bytes_min: usize) {
+    assert!(bytes_min > 0, "items without bytes could not be counted against what remains");
+    assert!(size_of::<T>() / ITEM_EXPANSION_MAX <= bytes_min, "an item takes too much memory for its bytes");
 }
-
-/// As [`Field`] says: numbers in their full width. What a field without `as` gets.
-#[derive(Debug, Clone, Copy)]
-pub struct Plain;
-
-impl<T: Field> Codec<T> for Plain {
-    const BYTES_MIN: usize = T::BYTES_MIN;
-
-    fn write(value: &T, out: &mut ValueWriter) {
-        value.write(out);
-    }
-
-    fn read(input: &mut ValueReader<'_>) -> Result<T, ValueError> {
-        T::read(input)
-    }
-}
-
-/// Numbers as varints: small ones take fewer bytes than their full width.
-#[derive(Debug, Clone, Copy)]
-pub struct Compact;
-
-macro_rules! compact_numbers {
-    ($($int:ty),+) => {$(
-        impl Codec<$int> for Compact {
-            const BYTES_MIN: usize = 1;
-
-            fn write(value: &$int, out: &mut ValueWriter) {
-                out.varint(u64::from(*value));
-            }
-
-            fn read(input: &mut ValueReader<'_>) -> Result<$int, ValueError> {
-                <$int>::try_from(input.varint()?)
-                    .map_err(|_| ValueError::Malformed("a number exceeds its type"))
-            }
-        }
-    )+};
-}
-
-compact_numbers!(u16, u32, u64);
 
 /// A type that is the same as a field and as a whole value: its version is 1.
 macro_rules! value_of_one_field {
@@ -186,15 +144,20 @@ impl<const N: usize> Field for [u8; N] {
 }
 
 impl<T: Field> Field for Vec<T> {
-    const BYTES_MIN: usize = 1;
+    // Depends on the items', so that the compiler refuses a type that contains itself.
+    const BYTES_MIN: usize = {
+        check_item::<T>(T::BYTES_MIN);
+        1
+    };
 
     fn write(&self, out: &mut ValueWriter) {
-        const { assert!(T::BYTES_MIN > 0, "items without bytes could not be counted against what remains") };
+        const { check_item::<T>(T::BYTES_MIN) };
         out.varint(to_u64(self.len()));
         T::write_all(self, out);
     }
 
     fn read(input: &mut ValueReader<'_>) -> Result<Self, ValueError> {
+        const { check_item::<T>(T::BYTES_MIN) };
         let count = input.count(T::BYTES_MIN)?;
         T::read_all(count, input)
     }
@@ -216,7 +179,11 @@ impl Field for String {
 }
 
 impl<T: Field> Field for Option<T> {
-    const BYTES_MIN: usize = 1;
+    // Depends on the value's, as that of a vector does.
+    const BYTES_MIN: usize = {
+        let _value = T::BYTES_MIN;
+        1
+    };
 
     fn write(&self, out: &mut ValueWriter) {
         match self {

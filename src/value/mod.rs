@@ -9,18 +9,22 @@
 //! |---|---|
 //! | `u8` to `u128`, `i8` to `i128` | little-endian |
 //! | `u16`, `u32`, `u64` as [`Compact`] | varint, seven bits a byte, lowest first, shortest form only |
+//! | `i16`, `i32`, `i64` as [`Compact`] | 0, -1, 1, -2, ... as the varint of 0, 1, 2, 3, ... |
 //! | `bool` | 0 or 1 |
 //! | `[u8; N]` | as they are |
 //! | `Vec<T>`, `String` | their number as a varint, then the items |
 //! | `Option<T>` | 0, or 1 and the value |
 //! | tuples of 1 to 6 | one after the other |
 //! | a nested record | its version, then its fields |
+//! | a nested enum | the number of the variant, never 0; then nothing, a field, or a version and fields |
 //!
 //! A value has one encoding in each version. Bytes that follow the last field are an error, and a length is checked
-//! against what remains before anything is allocated for it.
+//! against what remains before anything is allocated for it: decoding takes at most [`ITEM_EXPANSION_MAX`] times the
+//! bytes of the value. An enum that is the whole value follows a version, which is 1.
 //!
-//! [`record!`](crate::record) makes the codec of a struct; [`Record`] can also be implemented by hand.
+//! [`record!`](crate::record) makes the codec of a struct or an enum; [`Record`] can also be implemented by hand.
 
+mod codec;
 mod fields;
 mod record;
 
@@ -29,9 +33,10 @@ mod tests;
 
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 
-pub use fields::{Codec, Compact, Field, Plain};
+pub use codec::{Codec, Compact, Plain};
+pub use fields::{Field, ITEM_EXPANSION_MAX};
 #[doc(hidden)]
-pub use record::newest_version;
+pub use record::{known_version, least_variant, newest_version};
 
 /// Why bytes are not a value of the expected type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -44,6 +49,14 @@ pub enum ValueError {
         found: u8,
         /// The newest that this build knows.
         newest: u8,
+    },
+    /// No variant of an enum has this number. A newer build may have written it.
+    #[error(
+        "the value has a variant with the number {found}, which this build does not know. Use the build that wrote it"
+    )]
+    UnknownVariant {
+        /// The number of the variant.
+        found: u8,
     },
     /// A field is not one that the encoder writes.
     #[error("the value is malformed: {0}")]

@@ -41,6 +41,62 @@ record! {
     }
 }
 
+record! {
+    /// An enum with every kind of variant.
+    #[derive(Debug, Clone, PartialEq)]
+    enum Action {
+        1 = Idle,
+        2 = Note(String),
+        7 = Weigh(Option<Vec<u64>> as Compact),
+        8 = Record(Inner),
+        255 = Call {
+            version 1 { target: [u8; 3], gas: i32 as Compact }
+            version 3 { trace: Vec<Action2> = vec![Action2::B], deep: Option<Inner> = None }
+        },
+    }
+}
+
+record! {
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Action2 {
+        1 = A,
+        2 = B,
+    }
+}
+
+record! {
+    /// Enums and numbers, alone and in everything.
+    #[derive(Debug, Clone, PartialEq)]
+    struct Journal {
+        version 1 {
+            first: Action,
+            more: Vec<Action>,
+            last: Option<(u8, Action)>,
+            deltas: Vec<i64> as Compact,
+            nested: Vec<Vec<Option<u32>>> as Compact,
+        }
+    }
+}
+
+fn action() -> impl Strategy<Value = Action> + Clone {
+    let trace = vec(prop_oneof![Just(Action2::A), Just(Action2::B)], 0..3);
+    let call = (any::<[u8; 3]>(), any::<i32>(), trace, proptest::option::of(inner()));
+    prop_oneof![
+        Just(Action::Idle),
+        "[a-z]{0,3}".prop_map(Action::Note),
+        proptest::option::of(vec(any::<u64>(), 0..3)).prop_map(Action::Weigh),
+        inner().prop_map(Action::Record),
+        call.prop_map(|(target, gas, trace, deep)| Action::Call { target, gas, trace, deep }),
+    ]
+}
+
+fn journal() -> impl Strategy<Value = Journal> + Clone {
+    let nested = vec(vec(proptest::option::of(any::<u32>()), 0..3), 0..3);
+    let last = proptest::option::of((any::<u8>(), action()));
+    (action(), vec(action(), 0..3), last, vec(any::<i64>(), 0..4), nested)
+        .prop_map(|(first, more, last, deltas, nested)| Journal { first, more, last, deltas, nested })
+}
+
 fn inner() -> impl Strategy<Value = Inner> + Clone {
     (any::<u32>(), vec("[a-z]{0,3}", 0..3)).prop_map(|(id, tags)| Inner { id, tags })
 }
@@ -118,6 +174,48 @@ fn every_type_comes_back() {
     check_type((vec(vec(any::<[u8; 2]>(), 0..3), 0..3), "[a-z]{0,5}"), true);
     check_type(inner(), true);
     check_type(outer(), true);
+    check_type(action(), true);
+    check_type(journal(), true);
+}
+
+#[test]
+fn the_bytes_of_an_enum_are_fixed() {
+    assert_eq!(Action::Idle.to_bytes(), [1, 1]);
+    assert_eq!(Action::Note("a".into()).to_bytes(), [1, 2, 1, b'a']);
+    assert_eq!(Action::Weigh(Some(vec![300])).to_bytes(), [1, 7, 1, 1, 0xac, 2]);
+    let inner = Inner { id: 5, tags: vec![] };
+    assert_eq!(Action::Record(inner.clone()).to_bytes(), [1, 8, 1, 5, 0]);
+    let call = Action::Call { target: [7, 8, 9], gas: -1, trace: vec![Action2::B], deep: None };
+    assert_eq!(call.to_bytes(), [1, 255, 3, 7, 8, 9, 1, 1, 2, 0]);
+    assert_eq!(Action::BYTES_MIN, 1);
+    assert_eq!(<(Inner, Action2)>::BYTES_MIN, 4);
+
+    // Written before the version that brought the later fields.
+    assert_eq!(Action::decode_exact(&[1, 255, 1, 7, 8, 9, 1]), Ok(call));
+    for found in [0, 2, 4] {
+        let unknown = ValueError::UnknownVersion { found, newest: 3 };
+        assert_eq!(Action::decode_exact(&[1, 255, found, 7, 8, 9, 1]), Err(unknown));
+    }
+    for found in [0, 3, 6, 254] {
+        assert_eq!(Action::decode_exact(&[1, found, 1]), Err(ValueError::UnknownVariant { found }));
+    }
+    assert_eq!(Action::decode_exact(&[2, 1]), Err(ValueError::UnknownVersion { found: 2, newest: 1 }));
+}
+
+#[test]
+fn compact_numbers_near_zero_are_short() {
+    let bytes = |number: i64| {
+        let mut out = ValueWriter::new();
+        <Compact as Codec<i64>>::write(&number, &mut out);
+        out.into_vec()
+    };
+    assert_eq!([0, -1, 1, -2, 63, -64].map(bytes).concat(), [0, 1, 2, 3, 126, 127]);
+    assert_eq!(bytes(64).len(), 2);
+    for end in [i64::MIN, i64::MAX] {
+        let bytes = bytes(end);
+        assert_eq!(<Compact as Codec<i64>>::read(&mut ValueReader::new(&bytes)), Ok(end));
+        assert!(<Compact as Codec<i32>>::read(&mut ValueReader::new(&bytes)).is_err());
+    }
 }
 
 #[test]
@@ -186,6 +284,11 @@ fn a_length_beyond_the_bytes_allocates_nothing() {
     out.raw(&[1]);
     out.varint(items);
     out.raw(&vec![0; 1_000_000]);
-    let (lists,) = <(Vec<Vec<u8>>,)>::decode_exact(&out.into_vec()).unwrap();
+    let bytes = out.into_vec();
+    let (lists,) = <(Vec<Vec<u8>>,)>::decode_exact(&bytes).unwrap();
     assert_eq!(lists.len(), 1_000_000);
+    // What an item may take at most, for each byte.
+    let (options,) = <(Vec<Option<[u8; 127]>>,)>::decode_exact(&bytes).unwrap();
+    assert_eq!(options.len(), 1_000_000);
+    assert!(options.capacity() * 128 <= 2 * ITEM_EXPANSION_MAX * bytes.len());
 }

@@ -247,6 +247,24 @@ impl FrameContext {
         out.into_vec()
     }
 
+    /// Makes the payload what follows the header, and puts both checksums right. False if there is no whole header.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn seal(&self, bytes: &mut [u8], offset: u64) -> bool {
+        let Some((header, payload)) = bytes.split_at_mut_checked(HEADER_BYTES) else { return false };
+        let seed = self.seed(offset);
+        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let mut put = |at: usize, number: u32| {
+            if let Some(field) = header.get_mut(at..at + 4) {
+                field.copy_from_slice(&number.to_le_bytes());
+            }
+            seeded(seed, header.get(..CHECKED_BYTES).unwrap_or_default())
+        };
+        put(28, payload_bytes);
+        let header_crc = put(160, seeded(seed, payload));
+        put(CHECKED_BYTES, header_crc);
+        true
+    }
+
     /// The header at `offset`, if one was written for just this place.
     ///
     /// # Errors

@@ -11,6 +11,8 @@ mod cursor;
 mod directory;
 mod filter;
 mod format;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod index;
 mod page;
 mod page_end;

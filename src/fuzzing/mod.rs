@@ -1,0 +1,27 @@
+//! Every decoder, to be fed with any bytes: see `fuzz/`. Not for users: compiled in only for tests and fuzzing.
+
+mod block_files;
+mod declared;
+#[cfg(test)]
+mod tests;
+
+pub use op_engine_shards::fuzzing::Target;
+
+const TARGETS: &[Target] = &[
+    Target { name: "keys", run: declared::keys, seeds: declared::key_seeds },
+    Target { name: "values", run: declared::values, seeds: declared::value_seeds },
+    Target { name: "index_entries", run: declared::index_entries, seeds: declared::index_entry_seeds },
+    Target { name: "chain_records", run: declared::chain_records, seeds: declared::chain_record_seeds },
+    Target { name: "block_files", run: block_files::run, seeds: block_files::seeds },
+];
+
+/// All decoders: of this crate, and of the shards.
+pub fn targets() -> impl Iterator<Item = &'static Target> {
+    TARGETS.iter().chain(op_engine_shards::fuzzing::TARGETS)
+}
+
+/// The decoder with a name.
+#[must_use]
+pub fn target(name: &str) -> Option<&'static Target> {
+    targets().find(|target| target.name == name)
+}

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use op_engine_shards::{BlockHash, Height};
 
+use crate::engine::TokenError;
 use crate::key::KeyError;
 use crate::value::ValueError;
 
@@ -160,7 +161,20 @@ pub enum Error {
         /// What is wrong.
         why: ValueError,
     },
-    /// Parts of the store contradict each other. Found by [`verify`](crate::verify), never by reads.
+    /// A scan cannot go on from a token.
+    #[error("the token cannot be used: {why}. Begin the scan again")]
+    Token {
+        /// Why not.
+        why: TokenError,
+    },
+    /// A filter that was given to a scan panicked. The scan has ended, and nothing else has happened.
+    #[error("the filter of a scan panicked: {message}. The scan has ended, and nothing else has happened")]
+    FilterPanicked {
+        /// The panic's message.
+        message: String,
+    },
+    /// Parts of the store contradict each other. Found by [`verify`](crate::verify), and by scans of an index that read
+    /// its records.
     #[error("{collection}, key {key}: {what}. Index again, and report this")]
     Contradiction {
         /// The collection or index.
@@ -185,6 +199,12 @@ fn room(needed: u64, available: u64) -> String {
         );
     }
     format!("it refuses to give more, although it reports {available} free bytes. Is there a quota?")
+}
+
+impl From<TokenError> for Error {
+    fn from(why: TokenError) -> Self {
+        Self::Token { why }
+    }
 }
 
 impl From<op_engine_io::Error> for Error {

@@ -68,8 +68,8 @@ pub use batch::{Batch, Block};
 pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Scope};
 pub use config::{Config, Durability};
 pub use engine::{
-    BlockingEngine, BlockingSnapshot, Committed, Engine, Event, Pending, PrefixOf, RawRow, Recovered,
-    Reorged, Row, Scan, Snapshot, Stats, Subscription, Tip,
+    BlockingEngine, BlockingSnapshot, Committed, Engine, Event, Joined, JoinedRow, Page, Pending, PrefixOf,
+    RawRow, Recovered, Reorged, Row, Scan, Snapshot, Stats, Subscription, Tip, Token, TokenError, Totals,
 };
 pub use error::{Error, Result};
 pub use key::Desc;

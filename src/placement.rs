@@ -30,4 +30,13 @@ impl Placement {
         hasher.write(partition);
         op_engine_io::num::to_usize(hasher.finish() % self.shards)
     }
+
+    /// A number that nobody without the store's key can make for these bytes. No collection has the number that goes
+    /// before them, so that it tells nothing of where partitions lie.
+    pub(crate) fn seal(&self, bytes: &[u8]) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.key);
+        hasher.write(&u32::MAX.to_le_bytes());
+        hasher.write(bytes);
+        hasher.finish()
+    }
 }

@@ -87,6 +87,12 @@ pub enum Error {
         /// The view.
         view: Seq,
     },
+    /// The filter of a scan, or what it adds up, panicked. Only the scan has ended.
+    #[error("the filter of a scan panicked: {message}. Nothing but the scan has ended")]
+    RowTestPanicked {
+        /// The panic's message.
+        message: String,
+    },
     /// A commit cannot be applied, which is a bug of the layer above.
     #[error("a bug: a commit cannot be applied: {what}. Please report it")]
     Refused {

@@ -36,6 +36,7 @@ pub mod retention;
 pub mod run;
 pub mod segment;
 pub mod segment_meta;
+pub mod select;
 pub mod shard;
 pub mod signal;
 pub mod stats;

@@ -1,5 +1,5 @@
-//! Many keys, and many values, each in one buffer: what a batch of reads carries from thread to thread. One allocation
-//! each would cost more than the look-up.
+//! Many keys, many values and many rows, each in one buffer: what batches of reads and scans carry from thread to thread.
+//! One allocation each would cost more than the look-up.
 
 use std::ops::Range;
 
@@ -93,6 +93,55 @@ impl ValueList {
     }
 }
 
+/// Keys with their values, in the order of their arrival.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RowList {
+    bytes: Vec<u8>,
+    /// Where the key and the value of each row end.
+    ends: Vec<(usize, usize)>,
+}
+
+impl RowList {
+    /// Adds a row.
+    pub fn push(&mut self, key: &[u8], value: &[u8]) {
+        self.bytes.extend_from_slice(key);
+        let key_end = self.bytes.len();
+        self.bytes.extend_from_slice(value);
+        self.ends.push((key_end, self.bytes.len()));
+    }
+
+    /// How many rows there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    /// The bytes of all keys and values.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    /// A row, by its place.
+    #[must_use]
+    pub fn get(&self, at: usize) -> Option<(&[u8], &[u8])> {
+        let (key_end, end) = *self.ends.get(at)?;
+        let start = at.checked_sub(1).map_or(Some(0), |before| self.ends.get(before).map(|(_, end)| *end))?;
+        Some((self.bytes.get(start..key_end)?, self.bytes.get(key_end..end)?))
+    }
+
+    /// All rows.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        (0..self.len()).filter_map(|at| self.get(at))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -107,6 +156,14 @@ mod tests {
             let held: Vec<_> = list.iter().map(|(id, key)| (id.0, key.to_vec())).collect();
             prop_assert_eq!(held, keys.clone());
             prop_assert_eq!((list.len(), list.get(keys.len())), (keys.len(), None));
+
+            let mut rows = RowList::default();
+            keys.iter().for_each(|(id, key)| rows.push(key, &id.to_le_bytes()));
+            let held: Vec<_> = rows.iter().map(|(key, id)| (key.to_vec(), id.to_vec())).collect();
+            let wanted: Vec<_> = keys.iter().map(|(id, key)| (key.clone(), id.to_le_bytes().to_vec())).collect();
+            prop_assert_eq!(&held, &wanted);
+            prop_assert_eq!((rows.len(), rows.get(keys.len())), (keys.len(), None));
+            prop_assert_eq!(rows.bytes(), wanted.iter().map(|(key, id)| key.len() + id.len()).sum::<usize>());
 
             let mut values = ValueList::absent(keys.len());
             for (at, (id, key)) in keys.iter().enumerate().rev().filter(|(_, (id, _))| *id > 1) {

@@ -9,7 +9,7 @@ use op_engine_io::Env;
 
 use crate::error::Result;
 use crate::ids::Seq;
-use crate::memtable::{MemtableCursor, Value, Version};
+use crate::memtable::MemtableCursor;
 use crate::range::{Direction, internal_order};
 use crate::retention::VersionHead;
 use crate::run::RunCursor;
@@ -56,14 +56,6 @@ impl<E: Env> Source<E> {
         match self {
             Self::Memtable(cursor) => cursor.entry(),
             Self::Run(cursor) => cursor.entry(),
-        }
-    }
-
-    /// The value of the current entry.
-    fn value(&self) -> Option<Value> {
-        match self {
-            Self::Memtable(cursor) => cursor.value(),
-            Self::Run(cursor) => cursor.entry()?.value.map(Value::from),
         }
     }
 }
@@ -129,6 +121,67 @@ impl KeyVersions {
         self.heads.push(VersionHead { seq: entry.seq, tombstone: entry.value.is_none() });
         self.values.extend_from_slice(entry.value.unwrap_or_default());
         self.ends.push(self.values.len());
+    }
+}
+
+/// What a view sees of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Visible {
+    /// A value.
+    Shown,
+    /// Nothing: it was removed, or is not there yet, or no more.
+    Hidden,
+}
+
+/// A key and its value, in buffers that are used again.
+#[derive(Debug, Default)]
+pub struct VisibleRow {
+    key: Vec<u8>,
+    value: Vec<u8>,
+}
+
+impl VisibleRow {
+    /// The key.
+    #[must_use]
+    pub fn key(&self) -> &[u8] {
+        &self.key
+    }
+
+    /// The value, if the key is shown.
+    #[must_use]
+    pub fn value(&self) -> &[u8] {
+        &self.value
+    }
+}
+
+/// Lets others have their turn now and then while many entries are gone through without I/O.
+#[derive(Debug)]
+pub struct Pace<'a, E> {
+    env: &'a E,
+    entries: u64,
+}
+
+impl<'a, E: Env> Pace<'a, E> {
+    /// About 50 us of work.
+    const ENTRIES_A_TURN: u64 = 512;
+
+    /// Before the first entry.
+    #[must_use]
+    pub fn new(env: &'a E) -> Self {
+        Self { env, entries: 0 }
+    }
+
+    /// How many entries were gone through.
+    #[must_use]
+    pub fn entries(&self) -> u64 {
+        self.entries
+    }
+
+    async fn step(&mut self) {
+        self.entries += 1;
+        if self.entries.is_multiple_of(Self::ENTRIES_A_TURN) {
+            self.env.yield_now().await;
+        }
     }
 }
 
@@ -202,31 +255,41 @@ impl<E: Env> MergeCursor<E> {
         }
     }
 
-    /// The next key of which a view sees a value, and that value. Entries from segments are judged by their segment's
-    /// mask, those from memtables by `mask`.
+    /// The next key, and what a view sees of it; `None` past the last key. Entries from segments are judged by their
+    /// segment's mask, those from memtables by `mask`. `pace` is told of every entry, and may yield.
     ///
     /// # Errors
     /// If a source fails.
-    pub async fn visible_next(&mut self, view: Seq, mask: &Mask) -> Result<Option<(Vec<u8>, Value)>> {
-        let mut key = Vec::new();
+    pub async fn visible_next(
+        &mut self,
+        view: Seq,
+        mask: &Mask,
+        into: &mut VisibleRow,
+        pace: &mut Pace<'_, E>,
+    ) -> Result<Option<Visible>> {
+        let Some(first) = self.next().await? else { return Ok(None) };
+        into.key.clear();
+        into.key.extend_from_slice(first.key);
+        let mut newest = None;
         loop {
-            let Some(first) = self.next().await? else { return Ok(None) };
-            key.clear();
-            key.extend_from_slice(first.key);
-            let mut newest: Option<Version> = None;
-            loop {
-                // Forward, the first visible version is the newest; backward, the last one is.
-                let wanted = newest.is_none() || self.direction == Direction::Backward;
-                if wanted && self.shows(view, mask) {
-                    newest = self.version();
-                }
-                match self.peek().await? {
-                    Some(entry) if entry.key == key => self.state = State::At,
-                    _ => break,
-                }
+            pace.step().await;
+            // Forward, the first visible version is the newest; backward, the last one is.
+            let wanted = newest.is_none() || self.direction == Direction::Backward;
+            if wanted
+                && self.shows(view, mask)
+                && let Some(entry) = self.current()
+            {
+                newest = Some(if let Some(value) = entry.value {
+                    into.value.clear();
+                    into.value.extend_from_slice(value);
+                    Visible::Shown
+                } else {
+                    Visible::Hidden
+                });
             }
-            if let Some(value) = newest.and_then(|version| version.value) {
-                return Ok(Some((key, value)));
+            match self.peek().await? {
+                Some(entry) if entry.key == into.key => self.state = State::At,
+                _ => return Ok(Some(newest.unwrap_or(Visible::Hidden))),
             }
         }
     }
@@ -237,11 +300,6 @@ impl<E: Env> MergeCursor<E> {
 
     fn current(&self) -> Option<EntryRef<'_>> {
         self.first()?.entry()
-    }
-
-    fn version(&self) -> Option<Version> {
-        let source = self.first()?;
-        Some(Version { seq: source.entry()?.seq, value: source.value() })
     }
 
     fn shows(&self, view: Seq, mask: &Mask) -> bool {
@@ -468,10 +526,15 @@ mod tests {
                     assert_eq!(grouped, found);
 
                     let mut cursor = merge(&env, &places, &KeyRange::all(), direction);
-                    let mut visible = Vec::new();
-                    while let Some((key, value)) = cursor.visible_next(Seq(view), &mask).await.unwrap() {
-                        visible.push((key, value.to_vec()));
+                    let (mut visible, mut row, mut pace) = (Vec::new(), VisibleRow::default(), Pace::new(&env));
+                    while let Some(shown) =
+                        cursor.visible_next(Seq(view), &mask, &mut row, &mut pace).await.unwrap()
+                    {
+                        if shown == Visible::Shown {
+                            visible.push((row.key().to_vec(), row.value().to_vec()));
+                        }
                     }
+                    assert_eq!(pace.entries(), op_engine_io::num::to_u64(found.len()));
                     if direction == Direction::Backward {
                         visible.reverse();
                     }

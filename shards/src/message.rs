@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 use crate::ids::{BlockHash, CollectionId, Height, Seq, ShardId, Term};
 use crate::stats::ShardStats;
 
-pub use crate::lists::{KeyList, ValueList};
+pub use crate::lists::{KeyList, RowList, ValueList};
 pub use crate::manifest::Horizon;
-pub use crate::memtable::Value;
 pub use crate::range::{Direction, KeyRange};
+pub use crate::select::{RowTest, Select, Totals, Verdict, Wants};
 
 /// What a commit does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,17 +115,23 @@ pub struct ScanRequest {
     pub bytes_max: usize,
     /// It goes on after an earlier answer. A scan as long as that reads pages that are not worth keeping.
     pub goes_on: bool,
+    /// What is wanted of the rows.
+    pub select: Select,
     /// Gets the rows.
     pub reply: ReplySender<Result<ScanPage>>,
 }
 
-/// Some rows of a scan.
+/// Some rows of a scan, or what they add up to.
 #[derive(Debug, Clone, Default)]
 pub struct ScanPage {
     /// Keys and values in the order of the scan.
-    pub rows: Vec<(Vec<u8>, Value)>,
-    /// Whether rows may follow: ask again from after the last key.
-    pub more: bool,
+    pub rows: RowList,
+    /// How many rows were counted instead, and their sum.
+    pub totals: Totals,
+    /// How many entries were gone through.
+    pub entries: u64,
+    /// The last key that was gone through, if rows may follow: ask again from after it.
+    pub more_after: Option<Vec<u8>>,
 }
 
 /// What a shard is asked.

@@ -41,6 +41,44 @@ impl KeyRange {
         }
     }
 
+    /// Keeps what also lies between these bounds.
+    pub fn narrow(&mut self, start: Bound<Vec<u8>>, end: Bound<Vec<u8>>) {
+        let raises = match (&start, &self.start) {
+            (Bound::Unbounded, _) => false,
+            (_, Bound::Unbounded) => true,
+            (Bound::Included(new), Bound::Included(old) | Bound::Excluded(old))
+            | (Bound::Excluded(new), Bound::Excluded(old)) => new > old,
+            (Bound::Excluded(new), Bound::Included(old)) => new >= old,
+        };
+        let lowers = match (&end, &self.end) {
+            (Bound::Unbounded, _) => false,
+            (_, Bound::Unbounded) => true,
+            (Bound::Included(new), Bound::Included(old) | Bound::Excluded(old))
+            | (Bound::Excluded(new), Bound::Excluded(old)) => new < old,
+            (Bound::Excluded(new), Bound::Included(old)) => new <= old,
+        };
+        if raises {
+            self.start = start;
+        }
+        if lowers {
+            self.end = end;
+        }
+    }
+
+    /// Keeps what comes after a key, in this direction.
+    pub fn go_on_after(&mut self, key: &[u8], direction: Direction) {
+        match direction {
+            Direction::Forward => self.narrow(Bound::Excluded(key.to_vec()), Bound::Unbounded),
+            Direction::Backward => self.narrow(Bound::Unbounded, Bound::Excluded(key.to_vec())),
+        }
+    }
+
+    /// Whether no key can lie in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        is_empty_range(self.start(), self.end())
+    }
+
     /// The low end, borrowed.
     #[must_use]
     pub fn start(&self) -> Bound<&[u8]> {
@@ -123,6 +161,34 @@ mod tests {
         assert!(is_empty_range(Bound::Included(b), Bound::Included(a)));
         assert!(!is_empty_range(Bound::Excluded(a), Bound::Excluded(b)));
         assert!(!is_empty_range(Bound::Unbounded, Bound::Excluded(a)));
+    }
+
+    #[test]
+    fn a_range_is_narrowed_to_what_lies_in_both() {
+        let ends = |key: u8| [Bound::Included(vec![key]), Bound::Excluded(vec![key])];
+        let bounds: Vec<_> = [1, 2, 3].into_iter().flat_map(ends).chain([Bound::Unbounded]).collect();
+        let ranges = || {
+            let with_end = |start: &Bound<Vec<u8>>| {
+                let start = start.clone();
+                bounds.iter().map(move |end| KeyRange { start: start.clone(), end: end.clone() })
+            };
+            bounds.iter().flat_map(with_end)
+        };
+        for (a, b) in ranges().flat_map(|a| ranges().map(move |b| (a.clone(), b))) {
+            let mut both = a.clone();
+            both.narrow(b.start.clone(), b.end.clone());
+            for key in 0..5 {
+                assert_eq!(both.contains(&[key]), a.contains(&[key]) && b.contains(&[key]), "{a:?} {b:?}");
+            }
+            let mut after = a.clone();
+            after.go_on_after(&[2], Direction::Forward);
+            let mut before = a.clone();
+            before.go_on_after(&[2], Direction::Backward);
+            for key in 0..5 {
+                assert_eq!(after.contains(&[key]), a.contains(&[key]) && key > 2);
+                assert_eq!(before.contains(&[key]), a.contains(&[key]) && key < 2);
+            }
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use op_engine_io::num::to_u64;
 use op_engine_io::reply;
-use op_engine_shards::message::{Direction, KeyRange, Request, ScanRequest, Value};
+use op_engine_shards::message::{Direction, KeyRange, Request, ScanRequest, Select};
 use op_engine_shards::{CollectionId, Height, Seq};
 
 use crate::engine::prepare::get_each;
@@ -37,7 +37,7 @@ pub(crate) struct CrossCheck {
 }
 
 /// Rows of one shard.
-type Rows = Vec<(Vec<u8>, Value)>;
+type Rows = Vec<(Vec<u8>, Vec<u8>)>;
 
 impl Engine {
     /// An ordered scan of a collection, or of an index named `collection.index`, with the rows as they are stored: for
@@ -48,10 +48,10 @@ impl Engine {
     pub fn scan_raw(&self, name: &str) -> Result<Scan<Vec<u8>, RawRow>> {
         for registered in self.shared.registry.all() {
             if registered.name == name {
-                return Ok(scan::raw_scan(&self.shared, registered.id, registered.name));
+                return Ok(scan::raw_scan(&self.shared, (registered.id, registered.scope), registered.name));
             }
             if let Some(index) = registered.indexes.iter().find(|index| index.spec.name == name) {
-                return Ok(scan::raw_scan(&self.shared, index.id, registered.name));
+                return Ok(scan::raw_scan(&self.shared, (index.id, registered.scope), registered.name));
             }
         }
         Err(Error::UnknownCollection { name: name.to_owned() })
@@ -327,12 +327,14 @@ impl<'a> Pages<'a> {
             rows_max: PAGE_ROWS,
             bytes_max: PAGE_BYTES,
             goes_on: true,
+            select: Select { entries_max: u64::MAX, ..Select::all() },
             reply,
         };
         shard.send(Request::Scan(request)).await?;
         let page = answer.await??;
-        self.after = page.rows.last().map(|(key, _)| key.clone());
-        self.ended = !page.more || self.after.is_none();
-        Ok((!page.rows.is_empty()).then_some(page.rows))
+        self.ended = page.more_after.is_none();
+        self.after = page.more_after;
+        let rows: Rows = page.rows.iter().map(|(key, value)| (key.to_vec(), value.to_vec())).collect();
+        Ok((!rows.is_empty()).then_some(rows))
     }
 }

@@ -38,12 +38,13 @@ pub use cross_check::RawRow;
 pub use events::{Event, Subscription};
 pub use order::{Committed, Reorged};
 pub use reader::PrefixOf;
-pub use scan::{Row, Scan};
+pub use scan::{Joined, JoinedRow, Page, Row, Scan, Token, TokenError, Totals};
 pub use snapshot::Snapshot;
 
 use order::Order;
 use prepare::{Allowed, resolve};
 use reader::{At, IndexHit};
+use scan::View;
 use shared::Shared;
 
 /// What opening a store found.
@@ -312,13 +313,13 @@ impl Engine {
     /// An ordered scan of a collection, on the tip as it is when the first row is taken.
     #[must_use]
     pub fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
-        scan::record_scan::<C>(&self.shared, None, None)
+        scan::record_scan::<C>(&self.shared, View::Tip)
     }
 
     /// An ordered scan of an index, on the tip as it is when the first row is taken.
     #[must_use]
-    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>> {
-        scan::index_scan::<I>(&self.shared, None, None)
+    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>, I> {
+        scan::index_scan::<I>(&self.shared, View::Tip)
     }
 
     /// The state of the tip, held: it stays readable through commits, merges and reorgs until it is dropped.

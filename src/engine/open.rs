@@ -14,7 +14,7 @@ use op_engine_shards::catalog::Catalog;
 use op_engine_shards::log::Identity;
 use op_engine_shards::message::{
     CommitKind, Direction, Event, GoOn, Horizon, KeyRange, Progress, RecoveryReport, Request, ScanRequest,
-    SpaceNeed, StartTerm, Started,
+    Select, SpaceNeed, StartTerm, Started,
 };
 use op_engine_shards::segment::FilterKey;
 use op_engine_shards::shard::{self, Links, encode_catalog};
@@ -375,12 +375,13 @@ async fn chain_rows(
             rows_max: rows,
             bytes_max: usize::MAX,
             goes_on: false,
+            select: Select { entries_max: u64::MAX, ..Select::all() },
             reply,
         };
         sender.send(Request::Scan(request)).await?;
-        for (key, value) in answer.await??.rows {
-            let height = system::chain_height(&key);
-            let block = BlockRecord::decode(&value);
+        for (key, value) in answer.await??.rows.iter() {
+            let height = system::chain_height(key);
+            let block = BlockRecord::decode(value);
             let (Ok(height), Ok(block)) = (height, block) else {
                 let what = "a record of the chain does not decode".to_owned();
                 return Err(StorageError::Corruption { file: ".".to_owned(), offset: 0, what }.into());

@@ -28,14 +28,14 @@ pub(crate) enum At {
     View(Seq),
 }
 
-pub(crate) async fn get_many<C: Collection>(
+pub(crate) async fn get_many<'a, C: Collection>(
     shared: &Arc<Shared>,
     at: At,
-    keys: &[C::Key],
+    keys: impl IntoIterator<Item = &'a C::Key>,
 ) -> Result<Vec<Option<C::Value>>> {
     let registered = shared.registry.collection(TypeId::of::<C>(), C::NAME)?;
     let wanted = keys
-        .iter()
+        .into_iter()
         .map(|key| {
             let (bytes, partition_bytes) = encode_key(key, C::PARTITION);
             place(shared, registered.id, bytes, partition_bytes)

@@ -10,11 +10,10 @@ use op_engine_shards::{Height, Seq};
 use crate::collection::{Collection, Index, IndexRow};
 use crate::engine::blocking::BlockingSnapshot;
 use crate::engine::chain_window::Tip;
-use crate::engine::prepare::get_each;
 use crate::engine::reader::{self, At, IndexHit, is_expired};
-use crate::engine::scan::{self, Row, Scan};
+use crate::engine::scan::{self, Row, Scan, View};
 use crate::engine::shared::{Pin, Shared};
-use crate::engine::system::{self, BlockRecord};
+use crate::engine::system;
 use crate::error::{Error, Result};
 
 /// Attempts to hold a view before giving up: each fails only if a reorg or the window overtakes it.
@@ -76,13 +75,7 @@ impl Snapshot {
         if height < first || height > tip.height {
             return Err(missing);
         }
-        let id = system::chain_spec().id;
-        let key = system::chain_key(height);
-        let shard = shared.placement.shard(id, &key);
-        let answers = get_each(shared, shared.applied(), &[(shard, id, key)]).await?;
-        let value = answers.iter().next().flatten();
-        let record = value.and_then(|value| BlockRecord::decode(value).ok()).ok_or(missing)?;
-        let block = record.at(height);
+        let block = system::block_at(shared, shared.applied(), height).await?.ok_or(missing)?;
         let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
         Ok(Self { shared, view, tip, by_height: true, pin: None })
     }
@@ -97,6 +90,12 @@ impl Snapshot {
     #[must_use]
     pub fn tip(&self) -> Option<Tip> {
         self.tip
+    }
+
+    /// The last commit that it shows. Two snapshots with the same one show the same state.
+    #[must_use]
+    pub fn seq(&self) -> Seq {
+        self.view
     }
 
     /// The record with a key.
@@ -128,15 +127,17 @@ impl Snapshot {
     /// An ordered scan of a collection.
     #[must_use]
     pub fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
-        let scan = scan::record_scan::<C>(&self.shared, Some(self.view), self.pin.clone());
-        scan.refused_by(self.check_history::<C>())
+        scan::record_scan::<C>(&self.shared, self.held()).refused_by(self.check_history::<C>())
     }
 
     /// An ordered scan of an index.
     #[must_use]
-    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>> {
-        let scan = scan::index_scan::<I>(&self.shared, Some(self.view), self.pin.clone());
-        scan.refused_by(self.check_history::<I::Of>())
+    pub fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>, I> {
+        scan::index_scan::<I>(&self.shared, self.held()).refused_by(self.check_history::<I::Of>())
+    }
+
+    fn held(&self) -> View {
+        View::Held { view: self.view, tip: self.tip, pin: self.pin.clone() }
     }
 
     fn check_history<C: Collection>(&self) -> Result<()> {

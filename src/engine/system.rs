@@ -6,6 +6,9 @@ use op_engine_shards::visibility::Scope;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
 use crate::engine::chain_window::Tip;
+use crate::engine::prepare::get_each;
+use crate::engine::shared::Shared;
+use crate::error::Result;
 
 /// Users' collections may not begin with this.
 pub(crate) const RESERVED_PREFIX: &str = "op-engine/";
@@ -34,6 +37,16 @@ pub(crate) fn chain_key(height: Height) -> [u8; 8] {
 pub(crate) fn chain_height(key: &[u8]) -> Result<Height, Malformed> {
     let bytes = key.try_into().map_err(|_| Malformed("a key of the chain is not 8 bytes long"))?;
     Ok(Height(u64::from_be_bytes(bytes)))
+}
+
+/// The block at a height, as a view sees it.
+pub(crate) async fn block_at(shared: &Shared, view: Seq, height: Height) -> Result<Option<Tip>> {
+    let id = chain_spec().id;
+    let key = chain_key(height);
+    let shard = shared.placement.shard(id, &key);
+    let answers = get_each(shared, view, &[(shard, id, key)]).await?;
+    let value = answers.iter().next().flatten();
+    Ok(value.and_then(|value| BlockRecord::decode(value).ok()).map(|record| record.at(height)))
 }
 
 /// What the chain collection holds for a height.

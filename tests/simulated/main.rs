@@ -23,6 +23,7 @@ mod get_many;
 mod mutants;
 mod point_reads;
 mod random_seeds;
+mod scans;
 mod snapshots;
 mod stalls;
 mod support;

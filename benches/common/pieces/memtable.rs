@@ -58,8 +58,8 @@ impl Table for Memtable {
         let mut cursor = MemtableCursor::new(Rc::clone(table), C, range, Direction::Forward);
         for _ in 0..SCANNED {
             assert!(cursor.advance(), "enough entries follow");
-            let value = cursor.value().expect("a value");
-            row(cursor.entry().expect("an entry").key, value);
+            let entry = cursor.entry().expect("an entry");
+            row(entry.key, Arc::from(entry.value.expect("a value")));
         }
     }
 }

@@ -10,10 +10,10 @@ use crate::ids::{CollectionId, Seq};
 use crate::range::{Direction, KeyRange};
 use crate::segment::EntryRef;
 
+use super::Memtable;
 use super::arena::Handle;
 use super::records::VersionAt;
 use super::slots::Keys;
-use super::{Memtable, Value};
 
 /// Goes through a range of a memtable that others may add to meanwhile: it holds no borrow between steps. Entries
 /// added behind it are missed and entries added before it are met, which is right for any view older than them.
@@ -33,13 +33,15 @@ pub struct MemtableCursor {
     key: Vec<u8>,
     /// Its versions to come, the next one last.
     versions: SmallVec<[VersionAt; 2]>,
+    /// The value of the current entry, unless it is a tombstone.
+    value: Vec<u8>,
     state: State,
 }
 
 #[derive(Debug)]
 enum State {
     Start,
-    At(Seq, Option<Value>),
+    At { seq: Seq, tombstone: bool },
     End,
 }
 
@@ -65,6 +67,7 @@ impl MemtableCursor {
             keys_at_once: Self::KEYS_FIRST,
             key: Vec::new(),
             versions: SmallVec::new(),
+            value: Vec::new(),
             state: State::Start,
         }
     }
@@ -76,30 +79,22 @@ impl MemtableCursor {
             return false;
         }
         let memtable = self.memtable.borrow();
-        let version = self.versions.pop().map(|at| memtable.records.version(at));
-        self.state = match version {
-            Some(version) => State::At(version.seq, version.value.map(Value::from)),
-            None => State::End,
+        let Some(at) = self.versions.pop() else {
+            self.state = State::End;
+            return false;
         };
-        version.is_some()
+        let version = memtable.records.version(at);
+        self.value.clear();
+        self.value.extend_from_slice(version.value.unwrap_or_default());
+        self.state = State::At { seq: version.seq, tombstone: version.value.is_none() };
+        true
     }
 
     /// The entry that the cursor is at.
     #[must_use]
     pub fn entry(&self) -> Option<EntryRef<'_>> {
-        match &self.state {
-            State::At(seq, value) => Some(EntryRef { key: &self.key, seq: *seq, value: value.as_deref() }),
-            State::Start | State::End => None,
-        }
-    }
-
-    /// The value of that entry.
-    #[must_use]
-    pub fn value(&self) -> Option<Value> {
-        match &self.state {
-            State::At(_, value) => value.clone(),
-            State::Start | State::End => None,
-        }
+        let State::At { seq, tombstone } = self.state else { return None };
+        Some(EntryRef { key: &self.key, seq, value: (!tombstone).then_some(&self.value) })
     }
 
     fn next_key(&mut self) -> bool {
@@ -122,8 +117,8 @@ impl MemtableCursor {
     fn look_up_keys(&mut self) -> bool {
         match (&self.state, self.direction) {
             (State::Start, _) => {}
-            (State::At(..), Direction::Forward) => self.range.start = Bound::Excluded(self.key.clone()),
-            (State::At(..), Direction::Backward) => self.range.end = Bound::Excluded(self.key.clone()),
+            (State::At { .. }, Direction::Forward) => self.range.start = Bound::Excluded(self.key.clone()),
+            (State::At { .. }, Direction::Backward) => self.range.end = Bound::Excluded(self.key.clone()),
             (State::End, _) => return false,
         }
         let memtable = self.memtable.borrow();

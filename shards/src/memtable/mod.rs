@@ -36,22 +36,13 @@ pub use cursor::MemtableCursor;
 pub use records::{VersionAt, VersionRef, Versions};
 pub(crate) use slots::prefix as key_prefix;
 
-/// The bytes of a value, shared between caches and replies.
-pub type Value = Arc<[u8]>;
-
 // A chunk of its own has more than `SHARED_BYTES_MAX`, another one twice that, and a commit of the shortest operations
 // takes up to three times its payload.
 const _: () =
     assert!(Memtable::BYTES_MAX / SHARED_BYTES_MAX + 2 * PAYLOAD_BYTES_MAX / SHARED_BYTES_MAX <= CHUNKS_MAX);
 
-/// One version of a key. The value is absent for a tombstone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Version {
-    /// The commit that wrote it.
-    pub seq: Seq,
-    /// What it wrote; `None` deletes.
-    pub value: Option<Value>,
-}
+/// The bytes of a value, shared.
+pub type Value = Arc<[u8]>;
 
 /// A key, in place.
 #[derive(Debug, Clone, Copy)]

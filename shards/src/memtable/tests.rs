@@ -94,13 +94,12 @@ pub(super) fn scan(
 ) -> Flat {
     let mut cursor = MemtableCursor::new(memtable.clone(), CollectionId(collection), range, direction);
     let mut scanned = Vec::new();
-    assert!(cursor.entry().is_none() && cursor.value().is_none());
+    assert!(cursor.entry().is_none());
     while cursor.advance() {
         let entry = cursor.entry().unwrap();
-        assert_eq!(entry.value, cursor.value().as_deref());
         scanned.push((collection, entry.key.to_vec(), entry.seq.0, entry.value.map(<[u8]>::to_vec)));
     }
-    assert!(!cursor.advance() && cursor.entry().is_none() && cursor.value().is_none());
+    assert!(!cursor.advance() && cursor.entry().is_none());
     scanned
 }
 

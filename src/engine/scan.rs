@@ -11,6 +11,7 @@ use op_engine_shards::message::{Direction, KeyRange, Request, ScanRequest, Value
 use op_engine_shards::{CollectionId, Seq};
 
 use crate::collection::{Collection, Index, IndexRow, decode_entry};
+use crate::engine::index_state::require_complete;
 use crate::engine::reader::{PrefixOf, decode_value, is_expired};
 use crate::engine::shared::{Pin, Shared};
 use crate::error::{Error, Result};
@@ -229,6 +230,9 @@ impl<K: Key, R> Scan<K, R> {
     async fn next_raw(&mut self) -> Result<Option<(Vec<u8>, Value)>> {
         let collection = self.collection.clone()?;
         self.take_view().await?;
+        if self.feeds.is_none() {
+            require_complete(&self.shared, collection, self.view.unwrap_or_default()).await?;
+        }
         self.fill(collection).await.map_err(|error| self.explain(error))?;
         let Some(feeds) = &mut self.feeds else { return Ok(None) };
         let heads = feeds.iter().enumerate().filter_map(|(at, (_, feed))| Some((at, &feed.rows.front()?.0)));

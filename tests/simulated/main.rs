@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod backfill;
 mod bad_input;
 mod chain;
 #[path = "../chain_support/mod.rs"]
@@ -22,6 +23,7 @@ mod disk_full;
 mod get_many;
 mod mutants;
 mod random_seeds;
+mod schema_change;
 mod snapshots;
 mod stalls;
 mod support;

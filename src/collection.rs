@@ -43,7 +43,7 @@ use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 pub use op_engine_shards::catalog::{History, Layout};
 pub use op_engine_shards::visibility::Scope;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, hex};
 use crate::key::Key;
 use crate::value::Record;
 
@@ -125,7 +125,8 @@ impl<C: Collection> IndexList<C> {
             name: format!("{}.{}", C::NAME, I::NAME),
             unique: I::UNIQUE,
             partition: I::PARTITION,
-            components: I::Key::COMPONENTS,
+            key_shape: I::Key::shape(),
+            covered_version: I::Covered::VERSION,
             entries: index_entries::<I>,
             owner: entry_owner::<I>,
         });
@@ -152,7 +153,8 @@ pub(crate) struct IndexSpec {
     pub(crate) name: String,
     pub(crate) unique: bool,
     pub(crate) partition: usize,
-    components: usize,
+    pub(crate) key_shape: String,
+    pub(crate) covered_version: u8,
     pub(crate) entries: fn(&[u8], &[u8]) -> Result<Vec<IndexEntry>>,
     /// The record's key in an entry, and how many of its bytes choose the shard.
     pub(crate) owner: fn(&[u8], &[u8]) -> Result<PlacedKey>,
@@ -167,7 +169,8 @@ pub(crate) struct CollectionDef {
     pub(crate) history: History,
     pub(crate) layout: Layout,
     pub(crate) partition: usize,
-    components: usize,
+    pub(crate) key_shape: String,
+    pub(crate) value_version: u8,
     pub(crate) indexes: Vec<IndexSpec>,
     /// Decodes a record, and says how many bytes of its key choose the shard.
     pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
@@ -182,44 +185,11 @@ impl CollectionDef {
             history: C::HISTORY,
             layout: C::LAYOUT,
             partition: C::PARTITION,
-            components: C::Key::COMPONENTS,
+            key_shape: C::Key::shape(),
+            value_version: C::Value::VERSION,
             indexes: C::indexes().specs,
             inspect: inspect_record::<C>,
         }
-    }
-
-    /// What the catalog keeps so that a changed definition is recognised.
-    ///
-    /// | bytes | field |
-    /// |---|---|
-    /// | varint | leading components that choose the shard |
-    /// | varint | components of the key |
-    /// | varint + n | each index's name, in order of declaration |
-    pub(crate) fn definition(&self) -> Vec<u8> {
-        let mut out = ByteWriter::new();
-        out.varint(op_engine_io::num::to_u64(self.partition));
-        out.varint(op_engine_io::num::to_u64(self.components));
-        for index in &self.indexes {
-            out.bytes(index.name.as_bytes());
-        }
-        out.into_vec()
-    }
-}
-
-impl IndexSpec {
-    /// What the catalog keeps so that a changed definition is recognised.
-    ///
-    /// | bytes | field |
-    /// |---|---|
-    /// | varint | leading components that choose the shard |
-    /// | varint | components of the key |
-    /// | 1 | 1 = not unique, 2 = unique |
-    pub(crate) fn definition(&self) -> Vec<u8> {
-        let mut out = ByteWriter::new();
-        out.varint(op_engine_io::num::to_u64(self.partition));
-        out.varint(op_engine_io::num::to_u64(self.components));
-        out.u8(if self.unique { 2 } else { 1 });
-        out.into_vec()
     }
 }
 
@@ -244,7 +214,7 @@ fn index_entries<I: Index>(key: &[u8], value: &[u8]) -> Result<Vec<IndexEntry>> 
     let typed_value = <I::Of as Collection>::Value::decode_exact(value)
         .map_err(|why| Error::Value { collection: I::Of::NAME.to_owned(), why })?;
     let mut entries = Vec::new();
-    I::entries(&typed_key, &typed_value, &mut |index_key, covered| {
+    let mut emit = |index_key: I::Key, covered: I::Covered| {
         let (mut bytes, partition_bytes) = encode_key(&index_key, I::PARTITION);
         let covered = covered.to_bytes();
         let value = if I::UNIQUE {
@@ -257,10 +227,37 @@ fn index_entries<I: Index>(key: &[u8], value: &[u8]) -> Result<Vec<IndexEntry>> 
             covered
         };
         entries.push(IndexEntry { key: bytes, partition_bytes, value });
-    });
+    };
+    unless_panicking(
+        I::Of::NAME,
+        || format!("entries of index {}", I::NAME),
+        key,
+        || {
+            I::entries(&typed_key, &typed_value, &mut emit);
+        },
+    )?;
     entries.sort_unstable();
     entries.dedup_by(|a, b| a.key == b.key);
     Ok(entries)
+}
+
+/// Calls a function of a user's declaration. Its panic is the declaration's fault, and not the engine's.
+pub(crate) fn unless_panicking<T>(
+    collection: &str,
+    function: impl FnOnce() -> String,
+    key: &[u8],
+    call: impl FnOnce() -> T,
+) -> Result<T> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(call)).map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+        let text = text.or_else(|| panic.downcast_ref::<String>().cloned());
+        Error::DeclarationPanicked {
+            collection: collection.to_owned(),
+            function: function(),
+            key: hex(key),
+            message: text.unwrap_or_else(|| "without a message".to_owned()),
+        }
+    })
 }
 
 /// Takes an index entry apart: the index's key, the record's key, and what is covered.

@@ -60,6 +60,8 @@ pub struct Config {
     pub(crate) shard_settings: Option<ShardConfig>,
     pub(crate) commits_in_flight_max: usize,
     pub(crate) space_reserve_bytes: Option<u64>,
+    pub(crate) drops: Vec<String>,
+    pub(crate) upkeep_rows_max: usize,
 }
 
 impl Config {
@@ -79,6 +81,8 @@ impl Config {
             shard_settings: None,
             commits_in_flight_max: 64,
             space_reserve_bytes: None,
+            drops: Vec::new(),
+            upkeep_rows_max: 500,
         }
     }
 
@@ -93,6 +97,33 @@ impl Config {
     #[must_use]
     pub fn collections(self, add: impl FnOnce(Self) -> Self) -> Self {
         add(self)
+    }
+
+    /// Removes an index that is not declared any more, and frees its space in the background. Nothing happens if there is
+    /// no such index, so this can stay in a program.
+    ///
+    /// An index is never removed because it is not declared: a program that has forgotten it would cost the hours that it
+    /// takes to fill it again. So that is an error.
+    #[must_use]
+    pub fn drop_index(mut self, collection: &str, index: &str) -> Self {
+        self.drops.push(format!("{collection}.{index}"));
+        self
+    }
+
+    /// Removes a collection that is not declared any more, with all of its records and indexes, and frees its space in the
+    /// background. Nothing happens if there is none. No reorg brings it back.
+    #[must_use]
+    pub fn drop_collection(mut self, collection: &str) -> Self {
+        self.drops.push(collection.to_owned());
+        self
+    }
+
+    /// Records that one commit of work in the background covers: of filling an index, and of purging. Blocks take turns
+    /// with such commits. Default: 500.
+    #[must_use]
+    pub fn upkeep_rows(mut self, rows: usize) -> Self {
+        self.upkeep_rows_max = rows.max(1);
+        self
     }
 
     /// Whether a store is created where there is none. Default: true.

@@ -111,15 +111,57 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// A collection is not defined as it was when it was created.
-    #[error(
-        "collection {name} is defined differently in the store: {what}. Use the old definition, or a new name"
-    )]
+    /// A collection or an index is not declared as the store has it.
+    #[error("{}", schema_changed(.name, .differences))]
     SchemaChanged {
-        /// The name.
+        /// The collection, or the index as `collection.index`.
         name: String,
-        /// The difference.
-        what: String,
+        /// Everything that differs.
+        differences: Vec<Difference>,
+    },
+    /// An index is not complete yet: it was added to a collection with records, which are entered in the background.
+    #[error(
+        "index {index} is not complete: {records_done} of about {records_estimated} records have been entered. Read \
+         the collection itself, or wait"
+    )]
+    IndexIncomplete {
+        /// The index, as `collection.index`.
+        index: String,
+        /// Records that have been entered.
+        records_done: u64,
+        /// Records that there are, roughly.
+        records_estimated: u64,
+    },
+    /// A state is read that is older than an index. The collection itself can be read.
+    #[error(
+        "index {index} was completed after the state that is read. Read the collection itself, or a newer state"
+    )]
+    IndexTooNew {
+        /// The index, as `collection.index`.
+        index: String,
+    },
+    /// An index could not be completed. Its collection is as usable as before.
+    #[error(
+        "index {index} cannot be completed: {why}. Put that right and open the store again, upon which the index is \
+         made anew; or remove it with `Config::drop_index`"
+    )]
+    IndexFailed {
+        /// The index, as `collection.index`.
+        index: String,
+        /// Why not.
+        why: String,
+    },
+    /// A function that a collection was declared with has panicked. What it was called for was not done.
+    #[error("{function} of {collection} panicked at key {key}: {message}. Nothing was changed")]
+    DeclarationPanicked {
+        /// The collection.
+        collection: String,
+        /// The function: `entries of index` with the index's name, or `purge test`.
+        function: String,
+        /// The encoded key of the record, in hexadecimal.
+        key: String,
+        /// The message of the panic.
+        message: String,
     },
     /// A batch outside the chain touches a collection that follows the chain.
     #[error("collection {name} follows the chain: change it in a block")]
@@ -190,6 +232,38 @@ pub enum Error {
     /// A snapshot, subscription or handle is used after the engine has been closed.
     #[error("the engine is closed")]
     Closed,
+}
+
+/// One way in which a collection or an index is not declared as the store has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// What differs: the key, the partition, the scope, and so on.
+    pub property: String,
+    /// What it is in the store.
+    pub stored: String,
+    /// What it is declared as.
+    pub declared: String,
+}
+
+fn schema_changed(name: &str, differences: &[Difference]) -> String {
+    let mut text = format!("{name} is not declared as the store has it:");
+    for Difference { property, stored, declared } in differences {
+        text.push_str(&format!("\n  {property}\n    in the store: {stored}\n    declared:     {declared}"));
+    }
+    let is_index = name.contains('.') || differences.iter().all(|it| it.property.starts_with("index "));
+    text.push_str(if is_index {
+        "\nDeclare it as the store has it. Or open the store once without it and with `Config::drop_index`, which frees \
+         its space; then declare it anew, and it is filled in the background"
+    } else {
+        "\nDeclare it as the store has it. Or declare the new form under a new name, copy the records, and remove the \
+         old one with `Config::drop_collection`"
+    });
+    text
+}
+
+/// Bytes in hexadecimal, for messages.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn room(needed: u64, available: u64) -> String {

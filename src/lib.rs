@@ -68,10 +68,11 @@ pub use batch::{Batch, Block};
 pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Scope};
 pub use config::{Config, Durability};
 pub use engine::{
-    BlockingEngine, BlockingSnapshot, Committed, Engine, Event, Joined, JoinedRow, Page, Pending, PrefixOf,
-    RawRow, Recovered, Reorged, Row, Scan, Snapshot, Stats, Subscription, Tip, Token, TokenError, Totals,
+    BlockingEngine, BlockingSnapshot, Committed, Engine, Event, IndexProgress, IndexStatus, Joined,
+    JoinedRow, Page, Pending, PrefixOf, RawRow, Recovered, Reorged, Row, Scan, Snapshot, Stats, Subscription,
+    Tip, Token, TokenError, Totals,
 };
-pub use error::{Error, Result};
+pub use error::{Difference, Error, Result};
 pub use key::Desc;
 pub use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
 pub use verify::{Compared, VerifyProgress, VerifyReport, verify, verify_on};

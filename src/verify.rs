@@ -237,7 +237,7 @@ async fn check_files<W: World>(world: W, progress: &VerifyProgress) -> Result<(V
             .push("shards know different collections: their definition was being committed".to_owned());
     }
     let names = catalogs.into_iter().min_by_key(|catalog| catalog.collections.len());
-    let names = names.unwrap_or_default().collections.into_iter().map(|spec| spec.name).collect();
+    let names = names.unwrap_or_default().live().map(|spec| spec.name.clone()).collect();
     Ok((report, names))
 }
 

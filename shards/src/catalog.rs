@@ -8,6 +8,8 @@ use crate::visibility::Scope;
 pub const COLLECTIONS_MAX: usize = 1024;
 /// Bytes of a collection's name at most.
 pub const NAME_BYTES_MAX: usize = 255;
+/// Bytes of a collection's definition at most.
+pub const DEFINITION_BYTES_MAX: usize = 4096;
 
 /// How far back versions are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,15 +42,21 @@ pub struct CollectionSpec {
     pub history: History,
     /// How its segments are merged.
     pub layout: Layout,
+    /// Whether it is given up: nothing reads or writes it any more, and its segments are deleted.
+    pub dropped: bool,
     /// What the layers above need to recognise a changed definition. Opaque here.
     pub definition: Vec<u8>,
 }
 
 /// All collections of a store, by ascending number.
+///
+/// A dropped collection stays until no shard holds anything of it: the WAL and the manifest may name it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Catalog {
     /// The collections, by ascending number.
     pub collections: Vec<CollectionSpec>,
+    /// The highest number that a collection ever had. Numbers are not used again.
+    pub last: CollectionId,
 }
 
 impl Catalog {
@@ -59,22 +67,54 @@ impl Catalog {
         self.collections.get(at)
     }
 
-    /// The collection with a name.
+    /// The collection with a name, unless it is dropped.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&CollectionSpec> {
-        self.collections.iter().find(|spec| spec.name == name)
+        self.live().find(|spec| spec.name == name)
+    }
+
+    /// The collections that are not dropped.
+    pub fn live(&self) -> impl Iterator<Item = &CollectionSpec> {
+        self.collections.iter().filter(|spec| !spec.dropped)
+    }
+
+    /// Whether a collection is dropped, or was and has been forgotten.
+    #[must_use]
+    pub fn is_dropped(&self, id: CollectionId) -> bool {
+        self.get(id).is_none_or(|spec| spec.dropped)
+    }
+
+    /// Adds a collection under the next number, which it returns. The number in `spec` does not count.
+    pub fn add(&mut self, spec: CollectionSpec) -> CollectionId {
+        let id = CollectionId(self.last.0 + 1);
+        self.last = id;
+        self.collections.push(CollectionSpec { id, ..spec });
+        id
+    }
+
+    /// Gives up a collection. Tells whether there was one.
+    pub fn drop_collection(&mut self, id: CollectionId) -> bool {
+        match self.collections.iter_mut().find(|spec| spec.id == id && !spec.dropped) {
+            Some(spec) => {
+                spec.dropped = true;
+                true
+            }
+            None => false,
+        }
     }
 
     /// Writes the catalog.
     ///
     /// | bytes | field |
     /// |---|---|
+    /// | 4 | the highest id that a collection ever had |
     /// | varint | count |
     /// | 4 | id, for each collection |
-    /// | 1, 1, 1 | scope, history, layout; each from 1, so that zeros never decode |
+    /// | 1, 1, 1, 1 | scope, history, layout, 1 = live or 2 = dropped; each from 1, so that zeros never decode |
     /// | varint + n | name, UTF-8 |
     /// | varint + n | definition |
     pub fn encode(&self, out: &mut ByteWriter) {
+        out.u32(self.last.0);
         out.varint(op_engine_io::num::to_u64(self.collections.len()));
         for spec in &self.collections {
             out.u32(spec.id.0);
@@ -91,6 +131,7 @@ impl Catalog {
                 Layout::Mutable => 1,
                 Layout::AppendOnly => 2,
             });
+            out.u8(if spec.dropped { 2 } else { 1 });
             out.bytes(spec.name.as_bytes());
             out.bytes(&spec.definition);
         }
@@ -101,12 +142,13 @@ impl Catalog {
     /// # Errors
     /// [`Malformed`] for anything else.
     pub fn decode(input: &mut ByteReader<'_>) -> Result<Self, Malformed> {
-        let count = input.count(COLLECTIONS_MAX, 4 + 3 + 2)?;
+        let last = CollectionId(input.u32()?);
+        let count = input.count(COLLECTIONS_MAX, 4 + 4 + 2)?;
         let mut collections: Vec<CollectionSpec> = Vec::with_capacity(count);
         for _ in 0..count {
             let id = CollectionId(input.u32()?);
-            if id.0 == 0 || collections.last().is_some_and(|last| last.id >= id) {
-                return Err(Malformed("collection numbers do not ascend"));
+            if id.0 == 0 || id > last || collections.last().is_some_and(|before| before.id >= id) {
+                return Err(Malformed("collection numbers do not ascend to the highest"));
             }
             let scope = match input.u8()? {
                 1 => Scope::Chain,
@@ -124,12 +166,83 @@ impl Catalog {
                 2 => Layout::AppendOnly,
                 _ => return Err(Malformed("unknown layout")),
             };
+            let dropped = match input.u8()? {
+                1 => false,
+                2 => true,
+                _ => return Err(Malformed("a collection is neither live nor dropped")),
+            };
             let name = std::str::from_utf8(input.bytes(NAME_BYTES_MAX)?)
                 .map_err(|_| Malformed("a collection name is not UTF-8"))?
                 .to_owned();
-            let definition = input.bytes(1 << 20)?.to_vec();
-            collections.push(CollectionSpec { id, name, scope, history, layout, definition });
+            let definition = input.bytes(DEFINITION_BYTES_MAX)?.to_vec();
+            collections.push(CollectionSpec { id, name, scope, history, layout, dropped, definition });
         }
-        Ok(Self { collections })
+        Ok(Self { collections, last })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, scope: Scope, layout: Layout) -> CollectionSpec {
+        CollectionSpec {
+            id: CollectionId::default(),
+            name: name.to_owned(),
+            scope,
+            history: History::All,
+            layout,
+            dropped: false,
+            definition: vec![1, 2, 3],
+        }
+    }
+
+    fn catalog() -> Catalog {
+        let mut catalog = Catalog::default();
+        for (name, scope) in [("a", Scope::Chain), ("b", Scope::Global), ("b.c", Scope::Cleared)] {
+            catalog.add(spec(name, scope, Layout::AppendOnly));
+        }
+        assert!(catalog.drop_collection(CollectionId(2)));
+        catalog
+    }
+
+    fn encoded(catalog: &Catalog) -> Vec<u8> {
+        let mut out = ByteWriter::new();
+        catalog.encode(&mut out);
+        out.into_vec()
+    }
+
+    #[test]
+    fn a_number_is_never_used_again_and_a_name_is_free_once_dropped() {
+        let mut catalog = catalog();
+        assert!(!catalog.drop_collection(CollectionId(2)) && catalog.is_dropped(CollectionId(2)));
+        assert_eq!(catalog.by_name("b"), None);
+        assert_eq!(catalog.add(spec("b", Scope::Chain, Layout::Mutable)), CollectionId(4));
+        catalog.drop_collection(CollectionId(4));
+        catalog.collections.retain(|spec| !spec.dropped);
+        assert_eq!(catalog.add(spec("b", Scope::Chain, Layout::Mutable)), CollectionId(5));
+        assert_eq!(catalog.live().map(|spec| spec.id.0).collect::<Vec<_>>(), [1, 3, 5]);
+    }
+
+    #[test]
+    fn damaged_bytes_are_refused_or_are_another_catalog() {
+        let (catalog, bytes) = (catalog(), encoded(&catalog()));
+        let decode = |bytes: &[u8]| {
+            let mut input = ByteReader::new(bytes);
+            let decoded = Catalog::decode(&mut input)?;
+            input.finish().map(|()| decoded)
+        };
+        assert_eq!(decode(&bytes), Ok(catalog.clone()));
+        for len in 0..bytes.len() {
+            assert!(decode(&bytes[..len]).is_err(), "cut to {len} bytes");
+        }
+        assert!(decode(&[bytes.as_slice(), &[0]].concat()).is_err());
+        for (at, bit) in (0..bytes.len()).flat_map(|at| (0..8).map(move |bit| (at, bit))) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 1 << bit;
+            if let Ok(decoded) = decode(&damaged) {
+                assert!(decoded != catalog && encoded(&decoded) == damaged, "bit {bit} of byte {at}");
+            }
+        }
     }
 }

@@ -231,6 +231,8 @@ pub enum GoOn {
 pub struct Started {
     /// The collections as of the cut.
     pub catalog: Catalog,
+    /// The collections that it holds anything of.
+    pub in_use: Vec<CollectionId>,
     /// What it may take from the disk.
     pub need: SpaceNeed,
 }

@@ -12,9 +12,8 @@ use std::time::Duration;
 use op_engine_io::mailbox::Receiver;
 use op_engine_io::{Env, ReplySender, TaskClass, reply};
 use op_engine_shards::barrier::{Barrier, Commit};
-use op_engine_shards::bytes::ByteWriter;
 use op_engine_shards::message::{CommitKind, Progress, Request};
-use op_engine_shards::ops::{self, Op};
+use op_engine_shards::ops::Op;
 use op_engine_shards::shard::encode_rollback;
 use op_engine_shards::signal::Signal;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
@@ -23,10 +22,12 @@ use crate::config::Durability;
 use crate::engine::chain_window::Tip;
 use crate::engine::events::Event;
 use crate::engine::order::{Committed, Order, Reorged, Resolved};
-use crate::engine::prepare::prepare;
+use crate::engine::prepare::{Failures, Prepared, prepare};
+use crate::engine::progress::{Stage, Work};
 use crate::engine::shared::Shared;
 use crate::engine::space::{SpaceGuard, Wanted};
 use crate::engine::system::{self, BlockRecord};
+use crate::engine::upkeep::Upkeep;
 use crate::error::{Error, Result};
 
 /// How long the newest cut may stay unrecorded when no commit carries it.
@@ -48,14 +49,14 @@ struct PendingAck {
 
 /// Orders commits. Lives on a host of its own.
 pub(crate) struct Committer<E: Env> {
-    env: E,
-    shared: Arc<Shared>,
-    barrier: Rc<Barrier>,
-    durability: Durability,
-    space: SpaceGuard<E>,
+    pub(super) env: E,
+    pub(super) shared: Arc<Shared>,
+    pub(super) barrier: Rc<Barrier>,
+    pub(super) durability: Durability,
+    pub(super) space: SpaceGuard<E>,
     chain_index: CollectionId,
     /// The last commit, to which the next one links.
-    last: Cell<Seq>,
+    pub(super) last: Cell<Seq>,
     /// The highest cut that shards were told.
     told: Cell<Seq>,
     blocks_unsynced: Cell<u64>,
@@ -65,6 +66,7 @@ pub(crate) struct Committer<E: Env> {
     applied_moved: Signal,
     /// Whether shards were told of the failure that has stopped commits.
     stop_told: Cell<bool>,
+    pub(super) upkeep: Upkeep,
     /// Whether shards were told to end, so that what goes on in the background has nobody to talk to.
     closing: Cell<bool>,
 }
@@ -77,6 +79,7 @@ impl<E: Env> Committer<E> {
         durability: Durability,
         chain_index: CollectionId,
         last: Seq,
+        upkeep: Upkeep,
     ) -> Rc<Self> {
         Rc::new(Self {
             space: SpaceGuard::new(env.clone()),
@@ -92,6 +95,7 @@ impl<E: Env> Committer<E> {
             sync_wanted: Cell::new(Seq::ZERO),
             applied_moved: Signal::default(),
             stop_told: Cell::new(false),
+            upkeep,
             closing: Cell::new(false),
         })
     }
@@ -101,7 +105,7 @@ impl<E: Env> Committer<E> {
         self.env.spawn(TaskClass::Foreground, "acknowledge", Rc::clone(&self).acknowledge());
         self.env.spawn(TaskClass::Background, "record the cut", Rc::clone(&self).record_cut());
         self.env.spawn(TaskClass::Background, "sync deferred commits", Rc::clone(&self).sync_deferred());
-        while let Some(order) = orders.recv().await {
+        while let Some(order) = self.next_order(&mut orders).await {
             match order {
                 Order::Block { height, hash, parent, changes, reply } => {
                     let outcome = self.commit_block(height, hash, parent, changes).await;
@@ -154,40 +158,58 @@ impl<E: Env> Committer<E> {
         self.check_alive()?;
         self.shared.chain(|chain| chain.check_link(height, parent))?;
         self.require_room(&format!("block {height}"), &changes).await?;
-        let mut payloads = prepare(&self.shared, changes, self.last.get()).await?;
+        self.load_works().await?;
+        let mut prepared = prepare(&self.shared, changes, self.last.get()).await?;
         let seq = self.barrier.next_seq();
         let block = Tip { height, hash, parent, seq };
-        self.index_block(block, &mut payloads);
+        self.index_block(block, &mut prepared);
+        let failed = std::mem::take(&mut prepared.failed);
+        let payloads = prepared.into_payloads();
         let durable = self.durability.waits();
         let commit = Commit { kind: CommitKind::Block, height, hash, parent, payloads, durable };
         self.send(commit).await?;
         self.shared.publish_applied(seq, |chain| chain.push(block));
+        self.note_failed(failed);
         self.count_deferred().await?;
         Ok(seq)
     }
 
     /// Adds the block to the engine's own index of the chain.
-    fn index_block(&self, block: Tip, payloads: &mut [Vec<u8>]) {
+    fn index_block(&self, block: Tip, prepared: &mut Prepared) {
         let key = system::chain_key(block.height);
         let value = BlockRecord::of(block).encode();
-        let mut out = ByteWriter::new();
-        ops::encode(&mut out, Op { collection: self.chain_index, key: &key, value: Some(&value) });
-        if let Some(payload) = payloads.get_mut(self.shared.placement.shard(self.chain_index, &key)) {
-            payload.extend_from_slice(out.as_slice());
+        let shard = self.shared.placement.shard(self.chain_index, &key);
+        prepared.push(shard, Op { collection: self.chain_index, key: &key, value: Some(&value) });
+    }
+
+    /// Takes in that a commit has made it impossible to complete some indexes.
+    fn note_failed(&self, failed: Failures) {
+        for (id, why) in failed {
+            let work = Work { stage: Stage::Failed(why), ..self.shared.indexes.work(id) };
+            self.shared.indexes.set(id, work);
         }
     }
 
     async fn commit_global(&self, changes: Resolved) -> Result<Seq> {
         self.check_alive()?;
         self.require_room("the batch", &changes).await?;
-        let payloads = prepare(&self.shared, changes, self.last.get()).await?;
+        self.load_works().await?;
+        let mut prepared = prepare(&self.shared, changes, self.last.get()).await?;
+        let failed = std::mem::take(&mut prepared.failed);
+        let seq = self.send_between_blocks(prepared.into_payloads(), true).await?;
+        self.note_failed(failed);
+        Ok(seq)
+    }
+
+    /// Sends a commit that is no block.
+    pub(super) async fn send_between_blocks(&self, payloads: Vec<Vec<u8>>, durable: bool) -> Result<Seq> {
         let commit = Commit {
             kind: CommitKind::Global,
             height: Height::default(),
             hash: BlockHash::default(),
             parent: BlockHash::default(),
             payloads,
-            durable: true,
+            durable,
         };
         let seq = self.send(commit).await?;
         self.shared.publish_applied(seq, |_| ());
@@ -215,14 +237,14 @@ impl<E: Env> Committer<E> {
         Ok(seq)
     }
 
-    fn check_alive(&self) -> Result<()> {
+    pub(super) fn check_alive(&self) -> Result<()> {
         match self.barrier.failure() {
             Some(failure) => Err(failure.into()),
             None => Ok(()),
         }
     }
 
-    async fn count_deferred(&self) -> Result<()> {
+    pub(super) async fn count_deferred(&self) -> Result<()> {
         let Durability::Deferred { blocks, .. } = self.durability else { return Ok(()) };
         self.blocks_unsynced.set(self.blocks_unsynced.get() + 1);
         self.applied_moved.raise();
@@ -269,6 +291,7 @@ impl<E: Env> Committer<E> {
             Ok::<_, Error>((tip, chain.tip().map_or(target, |tip| tip.height)))
         })?;
         self.count_refusal(self.space.require_reorg(&self.barrier).await)?;
+        self.unsettle(tip.seq);
         let payload = encode_rollback(tip.seq.next());
         let commit = Commit {
             kind: CommitKind::Reorg,

@@ -9,6 +9,7 @@ use op_engine_io::reply;
 use op_engine_shards::message::{Direction, KeyRange, Request, ScanRequest, Select};
 use op_engine_shards::{CollectionId, Height, Seq};
 
+use crate::engine::index_state::require_complete;
 use crate::engine::prepare::get_each;
 use crate::engine::registry::{Registered, RegisteredIndex};
 use crate::engine::scan::{self, Scan};
@@ -68,7 +69,9 @@ impl Engine {
         for registered in self.shared.registry.all() {
             check.records(registered).await?;
             for index in &registered.indexes {
-                check.entries(registered, index).await?;
+                if check.shows(index).await? {
+                    check.entries(registered, index).await?;
+                }
             }
         }
         Ok(check.found)
@@ -206,6 +209,17 @@ impl<P: Fn(u64)> Check<'_, P> {
         Ok(())
     }
 
+    /// Whether an index is complete. One that is not holds what it holds.
+    async fn shows(&self, index: &RegisteredIndex) -> Result<bool> {
+        match require_complete(self.shared, index.id, self.view).await {
+            Ok(()) => Ok(true),
+            Err(Error::IndexIncomplete { .. } | Error::IndexFailed { .. } | Error::IndexTooNew { .. }) => {
+                Ok(false)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// Looks up the entries of some records in all indexes.
     async fn find_entries(
         &self,
@@ -213,7 +227,11 @@ impl<P: Fn(u64)> Check<'_, P> {
         rows: &Rows,
         faults: &mut Faults<'_>,
     ) -> Result<()> {
-        for RegisteredIndex { id, spec } in &registered.indexes {
+        for index in &registered.indexes {
+            if !self.shows(index).await? {
+                continue;
+            }
+            let RegisteredIndex { id, spec, .. } = index;
             let mut expected = Vec::new();
             for (key, value) in rows {
                 // A record that does not decode is a fault of its own, and has been noted.

@@ -1,14 +1,18 @@
 //! The handle that a user holds, and what is behind it.
 
+mod backfill;
 mod blocking;
 mod chain_window;
 mod committer;
 mod cross_check;
+mod definition;
 mod events;
+mod index_state;
 mod machine;
 mod open;
 mod order;
 mod prepare;
+mod progress;
 mod reader;
 mod registry;
 mod scan;
@@ -16,13 +20,13 @@ mod shared;
 mod snapshot;
 mod space;
 pub(crate) mod system;
+mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use op_engine_io::mailbox::Sender;
 use op_engine_io::real::{Counters, RealWorld};
 use op_engine_io::{Reply, Running, World, block_on, reply};
-use op_engine_shards::catalog::Catalog;
 use op_engine_shards::message::Request;
 use op_engine_shards::stats::ShardStats;
 use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
@@ -36,6 +40,7 @@ pub use blocking::{BlockingEngine, BlockingSnapshot};
 pub use chain_window::Tip;
 pub use cross_check::RawRow;
 pub use events::{Event, Subscription};
+pub use index_state::{IndexProgress, IndexStatus};
 pub use order::{Committed, Reorged};
 pub use reader::PrefixOf;
 pub use scan::{Joined, JoinedRow, Page, Row, Scan, Token, TokenError, Totals};
@@ -71,6 +76,8 @@ pub struct Stats {
     pub failure: Option<Error>,
     /// Commits and reorgs that were refused because the disk was full, since the store was opened.
     pub refused_for_space: u64,
+    /// How far each index is that was added to a collection with records.
+    pub indexes: Vec<IndexProgress>,
     /// Each shard.
     pub shards: Vec<ShardStats>,
     /// What was done to the device; `None` in a simulation.
@@ -403,9 +410,26 @@ impl Engine {
             durable: self.shared.durable(),
             failure: self.shared.failure().map(Error::from),
             refused_for_space: self.shared.refused_for_space(),
+            indexes: self.shared.indexes.all(),
             shards,
             device: self.world.as_ref().map(RealWorld::counters),
         })
+    }
+
+    /// How far an index is. One that is as old as its collection is always ready; one that was added later is filled in
+    /// the background, batch by batch between blocks, also after a crash or another open. A read of an index that is not
+    /// ready is an error. So is a read of one on a state, held or by height, that is older than the commit that has
+    /// completed it: the collection itself can be read there. A reorg below that commit has the index go back to where
+    /// it was at that block, and go on from there.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCollection`].
+    pub fn index_progress<I: Index>(&self) -> Result<IndexProgress> {
+        let (id, registered) = self.shared.registry.index(std::any::TypeId::of::<I>(), I::NAME)?;
+        let index = format!("{}.{}", registered.name, I::NAME);
+        let (status, records_done, records_estimated) = (IndexStatus::Ready, 0, 0);
+        let always = IndexProgress { index, status, records_done, records_estimated, stalled: None };
+        Ok(self.shared.indexes.progress(id).unwrap_or(always))
     }
 
     /// The number of each collection and index that this engine was opened with, as statistics name them.
@@ -443,9 +467,7 @@ impl Engine {
 /// The catalog's numbers are an implementation detail of the registry; names are what users know.
 impl registry::Registry {
     fn names(&self) -> Vec<(op_engine_shards::CollectionId, String)> {
-        let mut catalog = Catalog::default();
-        catalog.collections.push(system::chain_spec());
-        let mut names: Vec<_> = catalog.collections.into_iter().map(|spec| (spec.id, spec.name)).collect();
+        let mut names: Vec<_> = system::specs().into_iter().map(|spec| (spec.id, spec.name)).collect();
         names.extend(self.all().flat_map(|registered| {
             let indexes = registered.indexes.iter().map(|index| (index.id, index.spec.name.clone()));
             std::iter::once((registered.id, registered.name.to_owned())).chain(indexes).collect::<Vec<_>>()

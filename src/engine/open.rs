@@ -3,7 +3,7 @@
 //! The order matters: nothing on disk is changed before every shard has recovered and the cut is known to hold every
 //! acknowledged commit; nothing is committed before every shard has started the new term.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, OnceLock};
 
@@ -20,7 +20,7 @@ use op_engine_shards::segment::FilterKey;
 use op_engine_shards::shard::{self, Links, encode_catalog};
 use op_engine_shards::superblock::{self, Loaded, Superblock};
 use op_engine_shards::{
-    BlockHash, Error as StorageError, Height, Seq, ShardConfig, ShardId, StoreId, recovery,
+    BlockHash, CollectionId, Error as StorageError, Height, Seq, ShardConfig, ShardId, StoreId, recovery,
 };
 
 use crate::collection::CollectionDef;
@@ -28,9 +28,11 @@ use crate::config::{Config, Durability};
 use crate::engine::chain_window::{ChainWindow, Tip};
 use crate::engine::committer::Committer;
 use crate::engine::order::Order;
-use crate::engine::registry::Registry;
+use crate::engine::progress::{self, Stage};
+use crate::engine::registry::{Registry, Wishes};
 use crate::engine::shared::{PanicSlot, Shared};
 use crate::engine::system::{self, BlockRecord};
+use crate::engine::upkeep::Upkeep;
 use crate::engine::{Engine, Recovered};
 use crate::error::{Error, Result};
 use crate::placement::Placement;
@@ -47,6 +49,8 @@ struct Plan {
     durability: Durability,
     read_only: bool,
     window: u64,
+    drops: Vec<String>,
+    upkeep_rows_max: usize,
     orders: Receiver<Order>,
     panicked: PanicSlot,
 }
@@ -89,6 +93,8 @@ pub(crate) async fn open_in<W: World>(
         durability: config.durability,
         read_only: config.read_only,
         window: config.reorg_window_blocks,
+        drops: config.drops,
+        upkeep_rows_max: config.upkeep_rows_max,
         orders: orders_end,
         panicked: Arc::clone(&panicked),
     };
@@ -190,20 +196,27 @@ async fn run_committer<E: Env>(
     };
     identity.send(Ok(superblock.clone()));
     let Ok(Connected { shards, events }) = connected.await else { return };
-    let Plan { collections, durability, read_only, window, orders, panicked, .. } = plan;
+    let Plan { collections, drops, upkeep_rows_max, durability, read_only, window, orders, panicked, .. } =
+        plan;
     let started = match start_shards(shards, read_only).await {
         Ok(started) => started,
         Err(error) => return opened.send(Err(error)),
     };
-    let StartedShards { requests, needs, catalog, term, horizon, torn_tail_bytes } = started;
+    let StartedShards { requests, needs, catalog, in_use, term, horizon, torn_tail_bytes } = started;
     let barrier = Rc::new(Barrier::new(requests.clone(), term.cut, term.seq_floor));
     (0..).zip(needs).for_each(|(shard, need)| barrier.note_space(ShardId(shard), need));
     env.spawn(TaskClass::Foreground, "listen", listen(Rc::clone(&barrier), events));
     let placement = Placement::new(superblock.placement_key, requests.len());
     let prepared = async {
-        let (registry, last) =
-            define_collections(&barrier, &collections, catalog, term.cut, read_only).await?;
+        // A new store has no collection to read it from.
+        let is_new = catalog.collections.is_empty();
+        let works = if is_new { BTreeMap::new() } else { progress::load(&requests, term.cut).await? };
+        let failed = works.iter().filter(|(_, work)| matches!(work.stage, Stage::Failed(_)));
+        let remake: Vec<_> = failed.map(|(id, _)| *id).filter(|_| !read_only).collect();
+        let wishes = Wishes { collections: &collections, drops: &drops, remake: &remake, in_use: &in_use };
+        let (registry, last) = define_collections(&barrier, wishes, catalog, term.cut, read_only).await?;
         let shared = Arc::new(Shared::new(requests, placement, registry, panicked));
+        shared.indexes.set_all(&works);
         let chain = load_chain(&shared, last, window, horizon).await?;
         shared.publish_applied(last, |place| *place = chain);
         shared.publish_durable(barrier.cut());
@@ -216,7 +229,8 @@ async fn run_committer<E: Env>(
     let recovered = Recovered { cut: term.cut, torn_tail_bytes };
     opened.send(Ok(Opened { shared: Arc::clone(&shared), recovered }));
     let chain_index = system::chain_spec().id;
-    let committer = Committer::new(env, shared, barrier, durability, chain_index, last);
+    let upkeep = Upkeep::new(upkeep_rows_max);
+    let committer = Committer::new(env, shared, barrier, durability, chain_index, last, upkeep);
     if read_only { committer.refuse(orders).await } else { committer.run(orders).await }
 }
 
@@ -253,6 +267,8 @@ struct StartedShards {
     requests: Vec<Sender<Request>>,
     needs: Vec<SpaceNeed>,
     catalog: Catalog,
+    /// The collections that any shard holds anything of, ascending.
+    in_use: Vec<CollectionId>,
     term: StartTerm,
     horizon: Horizon,
     torn_tail_bytes: u64,
@@ -277,8 +293,10 @@ async fn start_shards(shards: Vec<ShardEnds>, read_only: bool) -> Result<Started
     let mut requests = Vec::with_capacity(starting.len());
     let mut needs = Vec::with_capacity(starting.len());
     let mut catalog = None;
+    let mut in_use = Vec::new();
     for (sender, started) in starting {
-        let Started { catalog: found, need } = started.await??;
+        let Started { catalog: found, in_use: used, need } = started.await??;
+        in_use.extend(used);
         requests.push(sender);
         needs.push(need);
         if catalog.get_or_insert_with(|| found.clone()) != &found {
@@ -287,32 +305,39 @@ async fn start_shards(shards: Vec<ShardEnds>, read_only: bool) -> Result<Started
         }
     }
     let catalog = catalog.unwrap_or_default();
-    Ok(StartedShards { requests, needs, catalog, term, horizon, torn_tail_bytes })
+    in_use.sort_unstable();
+    in_use.dedup();
+    Ok(StartedShards { requests, needs, catalog, in_use, term, horizon, torn_tail_bytes })
 }
 
 /// Looks up the collections, and commits a catalog with those that are new. Gives the last commit.
 async fn define_collections(
     barrier: &Barrier,
-    defs: &[CollectionDef],
+    wishes: Wishes<'_>,
     mut catalog: Catalog,
     last: Seq,
     read_only: bool,
 ) -> Result<(Registry, Seq)> {
     let is_new = catalog.collections.is_empty();
     if is_new {
-        catalog.collections.push(system::chain_spec());
+        for spec in system::specs() {
+            let (wanted, given) = (spec.id, catalog.add(spec));
+            assert_eq!(wanted, given, "the engine's own collections come first");
+        }
     }
-    let is_missing = |def: &&CollectionDef| catalog.by_name(def.name).is_none();
-    let new_name = defs.iter().find(is_missing).map_or_else(String::new, |def| def.name.to_owned());
-    let (registry, changed) = Registry::resolve(defs, &catalog)?;
-    let wanted = match changed {
-        Some(wanted) => wanted,
-        None if is_new => catalog,
-        None => return Ok((registry, last)),
+    let names = wishes.collections.iter().flat_map(|def| {
+        std::iter::once(def.name.to_owned()).chain(def.indexes.iter().map(|index| index.name.clone()))
+    });
+    let new_name = names.into_iter().find(|name| catalog.by_name(name).is_none());
+    let (registry, changed) = Registry::resolve(wishes, &catalog)?;
+    let wanted = match (changed, new_name) {
+        (Some(_), Some(name)) if read_only => return Err(Error::UnknownCollection { name }),
+        // What only tidies up can wait.
+        (Some(_), None) if read_only => return Ok((registry, last)),
+        (Some(wanted), _) => wanted,
+        (None, _) if is_new => catalog,
+        (None, _) => return Ok((registry, last)),
     };
-    if read_only {
-        return Err(Error::UnknownCollection { name: new_name });
-    }
     let payload = encode_catalog(&wanted);
     let commit = Commit {
         kind: CommitKind::Schema,

@@ -4,9 +4,10 @@
 //! indexes. What is left needs the records that are replaced or removed, so it is done when the parent is applied.
 
 use std::any::TypeId;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::{AHashMap, AHashSet};
 use op_engine_io::reply;
 use op_engine_shards::bytes::ByteWriter;
 use op_engine_shards::message::{GetRequest, KeyList, Request, ValueList};
@@ -16,10 +17,13 @@ use op_engine_shards::{CollectionId, Error as StorageError, Seq};
 
 use crate::batch::{Batch, Change};
 use crate::collection::{IndexEntry, unique_owner};
+use crate::engine::index_state::Phase;
 use crate::engine::order::{IndexedChange, NewEntries, Resolved};
+use crate::engine::progress::{Stage, Work, work_key};
 use crate::engine::registry::{Registered, RegisteredIndex};
 use crate::engine::shared::Shared;
-use crate::error::{Error, Result};
+use crate::engine::system;
+use crate::error::{Error, Result, hex};
 
 /// Which collections a batch may change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,7 +78,7 @@ fn last_changes(changes: Vec<Change>) -> Vec<Change> {
     changes.into_iter().enumerate().filter_map(is_kept).collect()
 }
 
-fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
+pub(crate) fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let over = |what, len: usize, max: usize| {
         let (value, max) = (op_engine_io::num::to_u64(len), op_engine_io::num::to_u64(max));
         Err(Error::Limit { what, value, max })
@@ -90,7 +94,7 @@ fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
     }
 }
 
-fn place(shared: &Shared, collection: CollectionId, key: &[u8], partition_bytes: usize) -> usize {
+pub(crate) fn place(shared: &Shared, collection: CollectionId, key: &[u8], partition_bytes: usize) -> usize {
     shared.placement.shard(collection, key.get(..partition_bytes).unwrap_or(key))
 }
 
@@ -107,21 +111,59 @@ fn new_entries(registered: &Registered, key: &[u8], value: &[u8]) -> Result<Vec<
 }
 
 /// One change of an index entry.
-struct EntryChange {
-    id: CollectionId,
-    unique: Option<String>,
+struct EntryChange<'a> {
+    index: &'a RegisteredIndex,
+    phase: Phase,
     shard: usize,
     entry: IndexEntry,
     put: bool,
 }
 
-/// Turns a batch into the payload of every shard, on the state that `view` shows.
+/// A batch, ready to be sent.
+#[derive(Debug, Default)]
+pub(crate) struct Prepared {
+    pub(crate) payloads: Vec<ByteWriter>,
+    /// Indexes that were being filled and cannot be completed with this batch. The payloads say so.
+    pub(crate) failed: Failures,
+}
+
+/// Indexes that cannot be completed, and why.
+pub(crate) type Failures = BTreeMap<CollectionId, String>;
+
+impl Prepared {
+    pub(crate) fn new(shared: &Shared) -> Self {
+        let payloads = shared.shards.iter().map(|_| ByteWriter::new()).collect();
+        Self { payloads, failed: Failures::new() }
+    }
+
+    /// Adds an operation to the part of its shard.
+    pub(crate) fn push(&mut self, shard: usize, op: Op<'_>) {
+        if let Some(payload) = self.payloads.get_mut(shard) {
+            ops::encode(payload, op);
+        }
+    }
+
+    /// Adds a record of work.
+    pub(crate) fn push_work(&mut self, shared: &Shared, scope: Scope, id: CollectionId, work: &Work) {
+        let collection = system::progress_spec(scope).id;
+        let key = work_key(id);
+        let shard = shared.placement.shard(collection, &key);
+        self.push(shard, Op { collection, key: &key, value: Some(&work.encode()) });
+    }
+
+    pub(crate) fn into_payloads(self) -> Vec<Vec<u8>> {
+        self.payloads.into_iter().map(ByteWriter::into_vec).collect()
+    }
+}
+
+/// Turns a batch into the payload of every shard, on the state that `view` shows: the newest one.
 ///
 /// # Errors
 /// [`Error::DuplicateKey`], or whatever reading fails with. Nothing has been sent then.
-pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) -> Result<Vec<Vec<u8>>> {
+pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) -> Result<Prepared> {
     let Resolved { payloads, indexed } = changes;
-    let mut payloads: Vec<ByteWriter> = payloads.into_iter().map(writer_after).collect();
+    let payloads = payloads.into_iter().map(ByteWriter::from).collect();
+    let mut prepared = Prepared { payloads, failed: Failures::new() };
     let wanted: Vec<_> =
         indexed.iter().map(|change| (change.shard, change.collection, &change.key)).collect();
     let old_values = get_each(shared, view, &wanted).await?;
@@ -129,53 +171,57 @@ pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) 
     let mut entry_changes = Vec::new();
     for (mut change, old) in indexed.into_iter().zip(old_values.iter()) {
         let registered = shared.registry.collection(change.type_id, change.name)?;
-        diff(shared, registered, &mut change, old, &mut entry_changes)?;
+        diff(shared, registered, &mut change, old, &mut entry_changes, &mut prepared.failed)?;
         if old.is_some() || change.value.is_some() {
             let op = Op { collection: change.collection, key: &change.key, value: change.value.as_deref() };
-            if let Some(payload) = payloads.get_mut(change.shard) {
-                ops::encode(payload, op);
-            }
+            prepared.push(change.shard, op);
         }
     }
-    check_unique(shared, view, &entry_changes).await?;
+    check_unique(shared, view, &mut entry_changes, &mut prepared.failed).await?;
+    entry_changes.retain(|change| !prepared.failed.contains_key(&change.index.id));
     // Deletes first: a key of a unique index may pass from one record to another in one batch.
     entry_changes.sort_by_key(|change| change.put);
-    for change in &entry_changes {
-        let value = change.put.then_some(change.entry.value.as_slice());
-        if let Some(payload) = payloads.get_mut(change.shard) {
-            ops::encode(payload, Op { collection: change.id, key: &change.entry.key, value });
-        }
+    for EntryChange { index, shard, entry, put, .. } in &entry_changes {
+        let value = put.then_some(entry.value.as_slice());
+        prepared.push(*shard, Op { collection: index.id, key: &entry.key, value });
     }
-    Ok(payloads.into_iter().map(ByteWriter::into_vec).collect())
-}
-
-fn writer_after(payload: Vec<u8>) -> ByteWriter {
-    let mut writer = ByteWriter::new();
-    writer.raw(&payload);
-    writer
+    for (id, why) in prepared.failed.clone() {
+        let work = Work { stage: Stage::Failed(why), ..shared.indexes.work(id) };
+        let scope = shared.registry.index_by_id(id).map_or(Scope::Chain, |(registered, _)| registered.scope);
+        prepared.push_work(shared, scope, id, &work);
+    }
+    Ok(prepared)
 }
 
 /// What one change does to the indexes of its collection. Takes the new entries out of it.
-fn diff(
+fn diff<'a>(
     shared: &Shared,
-    registered: &Registered,
+    registered: &'a Registered,
     change: &mut IndexedChange,
     old: Option<&[u8]>,
-    out: &mut Vec<EntryChange>,
+    out: &mut Vec<EntryChange<'a>>,
+    failed: &mut Failures,
 ) -> Result<()> {
-    for (position, RegisteredIndex { id, spec }) in registered.indexes.iter().enumerate() {
-        let old_entries = match old {
-            Some(old) => (spec.entries)(&change.key, old)?,
+    for (position, index) in registered.indexes.iter().enumerate() {
+        let phase = shared.indexes.phase(index.id);
+        if phase == Phase::Failed {
+            continue;
+        }
+        let old_entries = match old.map(|old| (index.spec.entries)(&change.key, old)) {
             None => Vec::new(),
+            Some(Ok(entries)) => entries,
+            // A record that was there before the index may have none that it can take.
+            Some(Err(why)) if phase == Phase::Building => {
+                failed.entry(index.id).or_insert_with(|| why.to_string());
+                continue;
+            }
+            Some(Err(why)) => return Err(why),
         };
         let new_entries = change.entries.iter_mut().find(|new| new.index == position);
         let new_entries = new_entries.map(|new| std::mem::take(&mut new.entries)).unwrap_or_default();
-        let entry_change = |entry: IndexEntry, put| EntryChange {
-            id: *id,
-            unique: spec.unique.then(|| spec.name.clone()),
-            shard: place(shared, *id, &entry.key, entry.partition_bytes),
-            entry,
-            put,
+        let entry_change = |entry: IndexEntry, put| {
+            let shard = place(shared, index.id, &entry.key, entry.partition_bytes);
+            EntryChange { index, phase, shard, entry, put }
         };
         let is_new: Vec<bool> = new_entries.iter().map(|new| !old_entries.contains(new)).collect();
         let is_gone = |old: &IndexEntry| !new_entries.iter().any(|new| new.key == old.key);
@@ -186,37 +232,74 @@ fn diff(
     Ok(())
 }
 
-/// Refuses a batch after which a key of a unique index would belong to two records.
-async fn check_unique(shared: &Arc<Shared>, view: Seq, changes: &[EntryChange]) -> Result<()> {
-    let puts: Vec<_> = changes.iter().filter(|change| change.put && change.unique.is_some()).collect();
-    if puts.is_empty() {
+/// Refuses a batch after which a key of a complete unique index would belong to two records. One that is being filled
+/// cannot be completed then.
+///
+/// In an index that is being filled, a key may belong to another record than the one that is removed, which has not been
+/// entered: such removals are left out.
+async fn check_unique(
+    shared: &Shared,
+    view: Seq,
+    changes: &mut Vec<EntryChange<'_>>,
+    failed: &mut Failures,
+) -> Result<()> {
+    let is_asked = |change: &EntryChange<'_>| {
+        change.index.spec.unique && (change.put || change.phase == Phase::Building)
+    };
+    let (mut asked, others): (Vec<_>, Vec<_>) = std::mem::take(changes).into_iter().partition(is_asked);
+    *changes = others;
+    if asked.is_empty() {
         return Ok(());
     }
-    let duplicate = |change: &EntryChange| Error::DuplicateKey {
-        index: change.unique.clone().unwrap_or_default(),
-        key: change.entry.key.iter().map(|byte| format!("{byte:02x}")).collect(),
-    };
-    let mut seen: AHashMap<(CollectionId, &[u8]), ()> = AHashMap::with_capacity(puts.len());
-    for put in &puts {
-        if seen.insert((put.id, put.entry.key.as_slice()), ()).is_some() {
-            return Err(duplicate(put));
+    let wanted: Vec<_> =
+        asked.iter().map(|change| (change.shard, change.index.id, &change.entry.key)).collect();
+    let answers = get_each(shared, view, &wanted).await?;
+    let owners: Vec<Option<Vec<u8>>> =
+        answers.iter().map(|owner| owner.and_then(unique_owner).map(<[u8]>::to_vec)).collect();
+    let mut owners = owners.into_iter();
+    let mut owners_kept = Vec::with_capacity(asked.len());
+    asked.retain(|change| {
+        let owner = owners.next().flatten();
+        let is_own = owner.as_deref() == unique_owner(&change.entry.value);
+        let is_kept = change.put || is_own;
+        if is_kept {
+            owners_kept.push(owner);
         }
-    }
-    let freed: AHashMap<(CollectionId, &[u8]), ()> = changes
-        .iter()
-        .filter(|change| !change.put)
-        .map(|change| ((change.id, change.entry.key.as_slice()), ()))
-        .collect();
-    let wanted: Vec<_> = puts.iter().map(|put| (put.shard, put.id, &put.entry.key)).collect();
-    let owners = get_each(shared, view, &wanted).await?;
-    for (put, owner) in puts.iter().zip(owners.iter()) {
-        let Some(owner) = owner else { continue };
-        let same_record = unique_owner(owner) == unique_owner(&put.entry.value);
-        if !same_record && !freed.contains_key(&(put.id, put.entry.key.as_slice())) {
-            return Err(duplicate(put));
+        is_kept
+    });
+    find_duplicates(&asked, changes, &owners_kept, failed)?;
+    changes.append(&mut asked);
+    Ok(())
+}
+
+/// Looks for puts of a key that belongs to another record, before the batch or within it.
+fn find_duplicates(
+    asked: &[EntryChange<'_>],
+    others: &[EntryChange<'_>],
+    owners: &[Option<Vec<u8>>],
+    failed: &mut Failures,
+) -> Result<()> {
+    let key_of = |change: &EntryChange<'_>| (change.index.id, change.entry.key.clone());
+    let freed: AHashSet<_> = asked.iter().chain(others).filter(|change| !change.put).map(key_of).collect();
+    let mut seen = AHashSet::with_capacity(asked.len());
+    for (change, owner) in asked.iter().zip(owners).filter(|(change, _)| change.put) {
+        let is_other = owner.is_some() && owner.as_deref() != unique_owner(&change.entry.value);
+        let is_repeated = !seen.insert(key_of(change));
+        let is_free = !is_other || freed.contains(&key_of(change));
+        if is_free && !is_repeated {
+            continue;
         }
+        let duplicate = duplicate_key(change.index, &change.entry.key);
+        if change.phase == Phase::Ready {
+            return Err(duplicate);
+        }
+        failed.entry(change.index.id).or_insert_with(|| duplicate.to_string());
     }
     Ok(())
+}
+
+pub(crate) fn duplicate_key(index: &RegisteredIndex, key: &[u8]) -> Error {
+    Error::DuplicateKey { index: index.spec.name.clone(), key: hex(key) }
 }
 
 /// What shards have answered to many keys.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use op_engine_shards::{CollectionId, Error as StorageError, Seq};
 
 use crate::collection::{Collection, Index, decode_entry, encode_key};
+use crate::engine::index_state::require_complete;
 use crate::engine::prepare::{Answers, get_each};
 use crate::engine::shared::Shared;
 use crate::error::{Error, Result};
@@ -57,6 +58,7 @@ pub(crate) async fn get_by<I: Index>(
         At::Tip => shared.applied(),
         At::View(view) => view,
     };
+    require_complete(shared, index, view).await?;
     let (bytes, partition_bytes) = encode_key(key, I::PARTITION);
     let wanted = [place(shared, index, bytes.clone(), partition_bytes)];
     let answers = read(shared, At::View(view), &wanted).await?;

@@ -4,18 +4,32 @@ use std::any::TypeId;
 
 use ahash::AHashMap;
 use op_engine_shards::CollectionId;
-use op_engine_shards::catalog::{COLLECTIONS_MAX, Catalog, CollectionSpec, History, Layout, NAME_BYTES_MAX};
+use op_engine_shards::catalog::{COLLECTIONS_MAX, Catalog, CollectionSpec, History, NAME_BYTES_MAX};
 use op_engine_shards::visibility::Scope;
 
 use crate::collection::{CollectionDef, IndexSpec};
+use crate::engine::definition::{self, Origin, collection_spec, differences, index_spec};
 use crate::engine::system::RESERVED_PREFIX;
-use crate::error::{Error, Result};
+use crate::error::{Difference, Error, Result};
 
 /// Where an index is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct RegisteredIndex {
     pub(crate) id: CollectionId,
     pub(crate) spec: IndexSpec,
+    pub(crate) origin: Origin,
+}
+
+/// What is declared, and what becomes of what was.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Wishes<'a> {
+    pub(crate) collections: &'a [CollectionDef],
+    /// Names of collections, and of indexes as `collection.index`, to be given up.
+    pub(crate) drops: &'a [String],
+    /// Indexes to be made anew.
+    pub(crate) remake: &'a [CollectionId],
+    /// The collections that a shard holds anything of, ascending.
+    pub(crate) in_use: &'a [CollectionId],
 }
 
 /// Where a collection is kept.
@@ -50,42 +64,105 @@ impl Registry {
         Ok((*id, self.by_type.get(of).ok_or_else(unknown)?))
     }
 
+    /// The index with a number, and its collection.
+    pub(crate) fn index_by_id(&self, id: CollectionId) -> Option<(&Registered, &RegisteredIndex)> {
+        self.all().find_map(|registered| {
+            Some((registered, registered.indexes.iter().find(|index| index.id == id)?))
+        })
+    }
+
     /// Every collection, in no order.
     pub(crate) fn all(&self) -> impl Iterator<Item = &Registered> {
         self.by_type.values()
     }
 
-    /// Looks up or adds each definition in the catalog. Gives the catalog to commit if something was added.
-    pub(crate) fn resolve(defs: &[CollectionDef], catalog: &Catalog) -> Result<(Self, Option<Catalog>)> {
+    /// Looks up or adds each declaration in the catalog, and gives up what is to be dropped. Gives the catalog to commit
+    /// if it is another one then.
+    pub(crate) fn resolve(wishes: Wishes<'_>, catalog: &Catalog) -> Result<(Self, Option<Catalog>)> {
         let mut wanted = catalog.clone();
-        let mut registry = Self::default();
-        for def in defs {
-            check_name(def.name)?;
-            let existed = catalog.by_name(def.name).is_some();
-            let id = place(&mut wanted, &collection_spec(def))?;
-            let mut indexes = Vec::with_capacity(def.indexes.len());
-            for spec in &def.indexes {
-                if existed && catalog.by_name(&spec.name).is_none() {
-                    let what = format!("index {} was not there when the collection was created", spec.name);
-                    return Err(Error::SchemaChanged { name: def.name.to_owned(), what });
-                }
-                let id = place(&mut wanted, &index_spec(def, spec))?;
-                registry.indexes.insert(spec.type_id, (id, def.type_id));
-                indexes.push(RegisteredIndex { id, spec: spec.clone() });
-            }
-            let registered = Registered {
-                id,
-                name: def.name,
-                scope: def.scope,
-                history: def.history,
-                indexes,
-                inspect: def.inspect,
-            };
-            registry.by_type.insert(def.type_id, registered);
+        check_drops(wishes)?;
+        for id in dropped_ids(wishes, catalog) {
+            wanted.drop_collection(id);
         }
+        let mut registry = Self::default();
+        for def in wishes.collections {
+            registry.register(def, catalog, &mut wanted)?;
+        }
+        // Of what was dropped earlier and is gone everywhere, nothing needs to be known any more.
+        let is_gone = |spec: &CollectionSpec| {
+            catalog.is_dropped(spec.id) && spec.dropped && wishes.in_use.binary_search(&spec.id).is_err()
+        };
+        wanted.collections.retain(|spec| !is_gone(spec));
         let changed = wanted != *catalog;
         Ok((registry, changed.then_some(wanted)))
     }
+
+    fn register(&mut self, def: &CollectionDef, catalog: &Catalog, wanted: &mut Catalog) -> Result<()> {
+        check_name(def.name)?;
+        let origin = if catalog.by_name(def.name).is_some() { Origin::Later } else { Origin::WithCollection };
+        let id = place(wanted, collection_spec(def)?)?;
+        check_indexes(def, wanted)?;
+        let mut indexes = Vec::with_capacity(def.indexes.len());
+        for spec in &def.indexes {
+            let origin = wanted.by_name(&spec.name).map_or(Ok(origin), definition::origin)?;
+            let id = place(wanted, index_spec(def, spec, origin)?)?;
+            self.indexes.insert(spec.type_id, (id, def.type_id));
+            indexes.push(RegisteredIndex { id, spec: spec.clone(), origin });
+        }
+        let registered = Registered {
+            id,
+            name: def.name,
+            scope: def.scope,
+            history: def.history,
+            indexes,
+            inspect: def.inspect,
+        };
+        self.by_type.insert(def.type_id, registered);
+        Ok(())
+    }
+}
+
+/// What is declared cannot be given up at once.
+fn check_drops(wishes: Wishes<'_>) -> Result<()> {
+    for def in wishes.collections {
+        let indexes = def.indexes.iter().map(|index| index.name.as_str());
+        let mut declared = std::iter::once(def.name).chain(indexes);
+        if let Some(name) = declared.find(|name| wishes.drops.iter().any(|drop| drop == name)) {
+            let why =
+                format!("{name} is declared and is to be dropped. Open the store once without declaring it");
+            return Err(Error::Setting { name: "drop", why });
+        }
+    }
+    Ok(())
+}
+
+/// The collections and indexes that are given up. An index goes with its collection.
+fn dropped_ids(wishes: Wishes<'_>, catalog: &Catalog) -> Vec<CollectionId> {
+    let is_dropped = |spec: &&CollectionSpec| {
+        let of = spec.name.split_once('.').map_or(spec.name.as_str(), |(collection, _)| collection);
+        let by_name = wishes.drops.iter().any(|drop| *drop == spec.name || drop == of);
+        let is_own = spec.name.starts_with(RESERVED_PREFIX);
+        !is_own && by_name || wishes.remake.contains(&spec.id)
+    };
+    catalog.live().filter(is_dropped).map(|spec| spec.id).collect()
+}
+
+/// An index that is not declared would miss what is written from now on.
+fn check_indexes(def: &CollectionDef, catalog: &Catalog) -> Result<()> {
+    let prefix = format!("{}.", def.name);
+    let stored = catalog.live().filter_map(|spec| Some((spec, spec.name.strip_prefix(&prefix)?)));
+    let missing = stored.filter(|(spec, _)| def.indexes.iter().all(|index| index.name != spec.name));
+    let differences: Vec<Difference> = missing
+        .map(|(_, name)| Difference {
+            property: format!("index {name}"),
+            stored: "there".to_owned(),
+            declared: "not there".to_owned(),
+        })
+        .collect();
+    if differences.is_empty() {
+        return Ok(());
+    }
+    Err(Error::SchemaChanged { name: def.name.to_owned(), differences })
 }
 
 /// Names of indexes are made of two names with a dot between them, and some names are the engine's own.
@@ -100,57 +177,23 @@ fn check_name(name: &str) -> Result<()> {
     Err(Error::Setting { name: "collection", why })
 }
 
-fn collection_spec(def: &CollectionDef) -> CollectionSpec {
-    CollectionSpec {
-        id: CollectionId::default(),
-        name: def.name.to_owned(),
-        scope: def.scope,
-        history: def.history,
-        layout: def.layout,
-        definition: def.definition(),
-    }
-}
-
-/// An index follows reorgs and keeps versions as its collection does, but is always mutable.
-fn index_spec(def: &CollectionDef, index: &IndexSpec) -> CollectionSpec {
-    CollectionSpec {
-        id: CollectionId::default(),
-        name: index.name.clone(),
-        scope: def.scope,
-        history: def.history,
-        layout: Layout::Mutable,
-        definition: index.definition(),
-    }
-}
-
 /// The number of a collection in the catalog, where it is added if its name is new.
-fn place(catalog: &mut Catalog, spec: &CollectionSpec) -> Result<CollectionId> {
+fn place(catalog: &mut Catalog, spec: CollectionSpec) -> Result<CollectionId> {
     if let Some(old) = catalog.by_name(&spec.name) {
-        return match difference(old, spec) {
-            None => Ok(old.id),
-            Some(what) => Err(Error::SchemaChanged { name: spec.name.clone(), what }),
-        };
+        let differences = differences(old, &spec)?;
+        if !differences.is_empty() {
+            return Err(Error::SchemaChanged { name: spec.name, differences });
+        }
+        let id = old.id;
+        // What differs all the same is taken over, as a higher version of the records.
+        if let Some(old) = catalog.collections.iter_mut().find(|old| old.id == id) {
+            old.definition = spec.definition;
+        }
+        return Ok(id);
     }
     check_limit("a collection's name in bytes", spec.name.len(), NAME_BYTES_MAX)?;
     check_limit("the number of collections and indexes", catalog.collections.len() + 1, COLLECTIONS_MAX)?;
-    let last = catalog.collections.last().map_or(0, |last| last.id.0);
-    let id = CollectionId(last + 1);
-    catalog.collections.push(CollectionSpec { id, ..spec.clone() });
-    Ok(id)
-}
-
-fn difference(old: &CollectionSpec, new: &CollectionSpec) -> Option<String> {
-    if old.scope != new.scope {
-        Some(format!("its scope was {:?} and is {:?}", old.scope, new.scope))
-    } else if old.history != new.history {
-        Some(format!("its history was {:?} and is {:?}", old.history, new.history))
-    } else if old.layout != new.layout {
-        Some(format!("its layout was {:?} and is {:?}", old.layout, new.layout))
-    } else if old.definition != new.definition {
-        Some("its key, its partition, its uniqueness or its indexes have changed".to_owned())
-    } else {
-        None
-    }
+    Ok(catalog.add(spec))
 }
 
 fn check_limit(what: &'static str, value: usize, max: usize) -> Result<()> {

@@ -11,6 +11,7 @@ use op_engine_shards::{Error as StorageError, Seq};
 
 use crate::engine::chain_window::{ChainWindow, Tip};
 use crate::engine::events::Subscribers;
+use crate::engine::index_state::IndexStates;
 use crate::engine::registry::Registry;
 use crate::error::{Error, Result};
 use crate::placement::Placement;
@@ -20,6 +21,7 @@ pub(crate) struct Shared {
     pub(crate) shards: Vec<Sender<Request>>,
     pub(crate) placement: Placement,
     pub(crate) registry: Registry,
+    pub(crate) indexes: IndexStates,
     pub(crate) subscribers: Subscribers,
     applied: AtomicU64,
     durable: AtomicU64,
@@ -62,6 +64,7 @@ impl Shared {
         Self {
             shards,
             placement,
+            indexes: IndexStates::new(&registry),
             registry,
             panicked,
             subscribers: Subscribers::default(),

@@ -1,4 +1,4 @@
-//! The engine's own collection: the chain, by height.
+//! The engine's own collections: the chain by height, and how far work in the background has come.
 
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 use op_engine_shards::catalog::{CollectionSpec, History, Layout};
@@ -16,7 +16,31 @@ pub(crate) const RESERVED_PREFIX: &str = "op-engine/";
 const CHAIN_NAME: &str = "op-engine/chain";
 const CHAIN_VERSION: u8 = 1;
 
-/// The collection that maps heights to blocks. It is the first of every catalog.
+/// The engine's own collections: the first of every catalog.
+pub(crate) fn specs() -> [CollectionSpec; 3] {
+    [chain_spec(), progress_spec(Scope::Chain), progress_spec(Scope::Global)]
+}
+
+/// The collection that holds how far work in the background has come. There are two: work on what follows the chain is
+/// taken back by a reorg together with the record of it.
+pub(crate) fn progress_spec(scope: Scope) -> CollectionSpec {
+    let (id, name) = match scope {
+        Scope::Chain => (2, "op-engine/progress"),
+        // What a reorg empties needs no work afterwards.
+        Scope::Global | Scope::Cleared => (3, "op-engine/progress-global"),
+    };
+    CollectionSpec {
+        id: CollectionId(id),
+        name: name.to_owned(),
+        scope: if scope == Scope::Chain { Scope::Chain } else { Scope::Global },
+        history: History::Window,
+        layout: Layout::Mutable,
+        dropped: false,
+        definition: vec![1],
+    }
+}
+
+/// The collection that maps heights to blocks.
 pub(crate) fn chain_spec() -> CollectionSpec {
     CollectionSpec {
         id: CollectionId(1),
@@ -24,6 +48,7 @@ pub(crate) fn chain_spec() -> CollectionSpec {
         scope: Scope::Chain,
         history: History::All,
         layout: Layout::AppendOnly,
+        dropped: false,
         definition: vec![CHAIN_VERSION],
     }
 }

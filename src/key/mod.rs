@@ -95,6 +95,12 @@ pub trait Key: Sized {
     /// If the bytes are not what [`encode`](Self::encode) writes.
     fn decode(input: &mut KeyReader<'_>) -> Result<Self, KeyError>;
 
+    /// What the key is made of, for people: `(bytes32, desc u64)`. A store keeps it, and refuses to be opened with a
+    /// key of another shape. A type of your own should name its components, unless it is one thing.
+    fn shape() -> String {
+        format!("a kind of its own, of {} components", Self::COMPONENTS)
+    }
+
     /// Appends the whole key.
     fn encode(&self, out: &mut KeyWriter) {
         self.encode_leading(Self::COMPONENTS, out);

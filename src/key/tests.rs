@@ -171,3 +171,10 @@ fn a_prefix_range_holds_exactly_the_keys_with_the_prefix() {
         })
         .unwrap();
 }
+
+#[test]
+fn a_shape_names_every_component_and_its_direction() {
+    type Composite = ([u8; 32], Desc<u64>, Option<Vec<u8>>, (bool, String), Desc<(i8,)>);
+    assert_eq!(Composite::shape(), "(bytes32, desc u64, option bytes, (bool, text), desc (i8))");
+    assert_eq!(u128::shape(), "u128");
+}

@@ -20,10 +20,14 @@ impl<T: PartialOrd> PartialOrd for Desc<T> {
     }
 }
 
-/// The two methods of a key that is one component: `$write` appends it, `$read` takes it.
+/// The methods of a key that is one component: `$shape` names it, `$write` appends it, `$read` takes it.
 macro_rules! single_component {
-    (|$value:ident, $out:ident| $write:expr, |$input:ident| $read:expr) => {
+    ($shape:expr, |$value:ident, $out:ident| $write:expr, |$input:ident| $read:expr) => {
         const COMPONENTS: usize = 1;
+
+        fn shape() -> String {
+            $shape
+        }
 
         fn encode_leading(&self, components: usize, $out: &mut KeyWriter) {
             let $value = self;
@@ -42,6 +46,7 @@ macro_rules! unsigned_keys {
     ($($int:ty),+) => {$(
         impl Key for $int {
             single_component!(
+                stringify!($int).to_owned(),
                 |value, out| out.raw(&value.to_be_bytes()),
                 |input| Ok(Self::from_be_bytes(input.array()?))
             );
@@ -55,6 +60,7 @@ macro_rules! signed_keys {
     ($($int:ty),+) => {$(
         impl Key for $int {
             single_component!(
+                stringify!($int).to_owned(),
                 // The minimum has only the sign bit set.
                 |value, out| out.raw(&(value ^ Self::MIN).to_be_bytes()),
                 |input| Ok(Self::from_be_bytes(input.array()?) ^ Self::MIN)
@@ -66,7 +72,9 @@ macro_rules! signed_keys {
 signed_keys!(i8, i16, i32, i64, i128);
 
 impl Key for bool {
-    single_component!(|value, out| out.raw(&[u8::from(*value)]), |input| match input.array()? {
+    single_component!("bool".to_owned(), |value, out| out.raw(&[u8::from(*value)]), |input| match input
+        .array()?
+    {
         [0] => Ok(false),
         [1] => Ok(true),
         _ => Err(KeyError::NotCanonical("a truth value is neither 0 nor 1")),
@@ -74,21 +82,22 @@ impl Key for bool {
 }
 
 impl<const N: usize> Key for [u8; N] {
-    single_component!(|value, out| out.raw(value), |input| input.array());
+    single_component!(format!("bytes{N}"), |value, out| out.raw(value), |input| input.array());
 }
 
 impl Key for Vec<u8> {
-    single_component!(|value, out| out.escaped(value), |input| input.escaped());
+    single_component!("bytes".to_owned(), |value, out| out.escaped(value), |input| input.escaped());
 }
 
 impl Key for String {
-    single_component!(|value, out| out.escaped(value.as_bytes()), |input| {
+    single_component!("text".to_owned(), |value, out| out.escaped(value.as_bytes()), |input| {
         Self::from_utf8(input.escaped()?).map_err(|_| KeyError::NotCanonical("a text is not UTF-8"))
     });
 }
 
 impl<T: Key> Key for Option<T> {
     single_component!(
+        format!("option {}", T::shape()),
         |value, out| match value {
             None => out.raw(&[0]),
             Some(value) => {
@@ -105,15 +114,21 @@ impl<T: Key> Key for Option<T> {
 }
 
 impl<T: Key> Key for Desc<T> {
-    single_component!(|value, out| out.reversed(|out| value.0.encode(out)), |input| input
-        .reversed(T::decode)
-        .map(Desc));
+    single_component!(
+        format!("desc {}", T::shape()),
+        |value, out| out.reversed(|out| value.0.encode(out)),
+        |input| input.reversed(T::decode).map(Desc)
+    );
 }
 
 macro_rules! tuple_key {
     ($count:literal: $($name:ident $index:tt),+) => {
         impl<$($name: Key),+> Key for ($($name,)+) {
             const COMPONENTS: usize = $count;
+
+            fn shape() -> String {
+                format!("({})", [$($name::shape()),+].join(", "))
+            }
 
             fn encode_leading(&self, components: usize, out: &mut KeyWriter) {
                 $(

@@ -227,7 +227,7 @@ fn compare(engine: &Engine, model: &Model) {
     same("coins by key", engine.blocking().get_many::<Coins>(&keys).unwrap(), &wanted);
 }
 
-type IndexScan<I> = Scan<<I as Index>::Key, IndexRow<I>>;
+type IndexScan<I> = Scan<<I as Index>::Key, IndexRow<I>, I>;
 
 fn compare_chain(
     wanted: &ChainState,

@@ -267,8 +267,8 @@ fn a_changed_schema_is_refused_by_name() {
         other::<MoreIndexes>(),
     ];
     for refused in refusals {
-        let Error::SchemaChanged { name, what } = &refused else { panic!("{refused:?}") };
-        assert!(name == "coins" && !what.is_empty(), "{refused}");
+        let Error::SchemaChanged { name, differences } = &refused else { panic!("{refused:?}") };
+        assert!(name == "coins" && !differences.is_empty(), "{refused}");
     }
 }
 

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod backfill;
 mod bad_input;
 mod chain;
 #[path = "../chain_support/mod.rs"]
@@ -24,6 +25,7 @@ mod mutants;
 mod point_reads;
 mod random_seeds;
 mod scans;
+mod schema_change;
 mod snapshots;
 mod stalls;
 mod support;

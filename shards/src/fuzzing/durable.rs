@@ -77,6 +77,7 @@ fn catalog() -> Catalog {
         scope,
         history,
         layout,
+        dropped: id == 4,
         definition: vec![1, 2, 3],
     };
     let collections = vec![
@@ -84,7 +85,7 @@ fn catalog() -> Catalog {
         spec(3, "wallet", Scope::Global, History::Window, Layout::Mutable),
         spec(4, "mempool", Scope::Cleared, History::Window, Layout::Mutable),
     ];
-    Catalog { collections }
+    Catalog { collections, last: CollectionId(5) }
 }
 
 pub(super) fn catalog_seeds() -> Vec<Vec<u8>> {

@@ -179,8 +179,10 @@ pub(super) mod tests {
                 scope: Scope::Chain,
                 history: History::Window,
                 layout: Layout::Mutable,
+                dropped: false,
                 definition: vec![1, 2, 3],
             }],
+            last: CollectionId(1),
         }
     }
 

@@ -24,6 +24,9 @@ use super::policy::{Candidate, Choice, Policy};
 use super::pressure::Debt;
 use super::state::{Retention, State};
 
+/// Segments of a dropped collection that one manifest record removes.
+const DISCARDED_AT_ONCE: usize = 64;
+
 impl<E: Env> Shard<E> {
     /// Keeps the runs few and free of what nobody can see, for as long as the shard lives.
     pub(super) async fn merge_segments(self: Rc<Self>) {
@@ -86,13 +89,14 @@ impl<E: Env> Shard<E> {
         !jobs.is_empty() || !self.plan(jobs).is_empty()
     }
 
-    /// Segments of a collection whose entries are all dead.
+    /// Segments of a collection that is dropped, or whose entries are all dead.
     fn orphans(&self) -> Option<(CollectionId, Vec<u64>)> {
         let state = self.state.borrow();
         let retention = state.retention();
         state.runs.iter().find_map(|(collection, runs)| {
-            let dead = runs.files().filter(|segment| is_orphaned(segment, &retention));
-            let dead: Vec<u64> = dead.map(|segment| segment.meta().number).collect();
+            let is_dropped = state.is_dropped(*collection);
+            let dead = runs.files().filter(|segment| is_dropped || is_orphaned(segment, &retention));
+            let dead: Vec<u64> = dead.map(|segment| segment.meta().number).take(DISCARDED_AT_ONCE).collect();
             (!dead.is_empty()).then_some((*collection, dead))
         })
     }
@@ -105,7 +109,7 @@ impl<E: Env> Shard<E> {
             |collection| jobs.iter().any(|job| job.collection == collection && job.target != Target::Bottom);
         let collections = state.runs.iter().filter(|(collection, _)| !has_merge(**collection));
         let planned = collections.filter_map(|(collection, runs)| {
-            let spec = state.catalog.get(*collection)?;
+            let spec = state.catalog.get(*collection).filter(|spec| !spec.dropped)?;
             let is_busy = |file: &Rc<Segment<E>>| {
                 let number = file.meta().number;
                 jobs.iter().any(|job| job.collection == *collection && job.inputs.contains(&number))
@@ -132,7 +136,8 @@ impl<E: Env> Shard<E> {
     /// How far merges are behind: by the collection with the most runs that they will make fewer.
     pub(super) fn merge_debt(&self) -> Debt {
         let state = self.state.borrow();
-        let counts = state.runs.iter().map(|(collection, runs)| {
+        let live = state.runs.iter().filter(|(collection, _)| !state.catalog.is_dropped(**collection));
+        let counts = live.map(|(collection, runs)| {
             let layout = state.catalog.get(*collection).map(|spec| spec.layout);
             let stays = |run: &&Run<E>| {
                 layout == Some(Layout::AppendOnly) && run.bytes() >= self.config.append_run_bytes_max

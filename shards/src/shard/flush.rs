@@ -150,6 +150,9 @@ impl<E: Env> Shard<E> {
         let collections: Vec<CollectionId> = frozen.memtable.borrow().collections().collect();
         let mut added = Vec::new();
         for collection in collections {
+            if self.state.borrow().is_dropped(collection) {
+                continue;
+            }
             let memtable = &frozen.memtable;
             added.extend(self.flush_collection(memtable, collection, &retention, unfinished).await?);
         }

@@ -147,8 +147,11 @@ pub async fn run<E: Env>(
         Ok(shard) => Rc::new(shard),
         Err(error) => return started.send(Err(error)),
     };
-    let catalog = shard.state.borrow().catalog.as_ref().clone();
-    started.send(Ok(Started { catalog, need: shard.space_need() }));
+    let (catalog, in_use) = {
+        let state = shard.state.borrow();
+        (state.catalog.as_ref().clone(), state.collections_in_use())
+    };
+    started.send(Ok(Started { catalog, in_use, need: shard.space_need() }));
 
     env.spawn(TaskClass::Background, "prefetch", Rc::clone(&shard).prefetch());
     if shard.writer.is_none() {

@@ -241,6 +241,24 @@ impl<E: Env> State<E> {
         self.catalog.get(id).ok_or(Error::UnknownCollection { collection: id })
     }
 
+    /// Whether a collection is dropped for good: a crash could still undo a drop above the cut.
+    pub(crate) fn is_dropped(&self, id: CollectionId) -> bool {
+        let settled = self.catalogs_unsaved.last().is_none_or(|(seq, _)| *seq <= self.progress.cut);
+        settled && self.catalog.is_dropped(id)
+    }
+
+    /// The collections of which there is anything in memtables or segments, ascending.
+    pub(crate) fn collections_in_use(&self) -> Vec<CollectionId> {
+        let mut ids: Vec<CollectionId> = self
+            .memtables()
+            .flat_map(|memtable| memtable.borrow().collections().collect::<Vec<_>>())
+            .collect();
+        ids.extend(self.runs.iter().filter(|(_, runs)| !runs.is_empty()).map(|(id, _)| *id));
+        ids.sort_unstable();
+        ids.dedup();
+        ids
+    }
+
     /// Whether everything that a view needs is still there.
     pub(crate) fn can_serve(&self, view: Seq, history: History) -> bool {
         self.pins.views.binary_search(&view).is_ok() || self.can_pin(view, history)

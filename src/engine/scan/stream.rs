@@ -6,6 +6,7 @@ use op_engine_shards::message::{KeyRange, Select, Totals, Wants};
 use op_engine_shards::visibility::Scope;
 use op_engine_shards::{Error as StorageError, Height, Seq};
 
+use crate::engine::index_state::require_complete;
 use crate::engine::reader::is_expired;
 use crate::engine::scan::feed::{Ask, Feed, is_at_or_before};
 use crate::engine::scan::query::Query;
@@ -203,6 +204,7 @@ impl Stream {
 
     async fn try_begin(&self, left: usize, range: &KeyRange, place: Option<&Place>) -> Result<(Begun, u64)> {
         let seen = self.look(place).await?;
+        require_complete(&self.shared, self.query.collection, seen.view).await?;
         let shards = match self.query.only_shard {
             _ if range.is_empty() => 0..0,
             Some(shard) => shard..shard + 1,

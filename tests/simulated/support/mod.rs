@@ -7,3 +7,4 @@ pub mod model;
 pub mod run;
 pub mod schema;
 pub mod script;
+pub mod tables;

@@ -134,8 +134,8 @@ async fn show(snapshot: &Snapshot, wanted: &Wanted, raw: bool, out: &mut Out) ->
         }
         Wanted::Slot(contract, pointer) => {
             let none = || missing("this slot was never written".to_owned());
-            let value = snapshot.get::<ContractState>(&(*contract, *pointer)).await?.ok_or_else(none)?;
-            out.line(hex(&value))
+            let slot = snapshot.get::<ContractState>(&(*contract, *pointer)).await?.ok_or_else(none)?;
+            out.line(hex(&slot.value))
         }
     }
 }

@@ -1,7 +1,9 @@
 //! `op-engine scan`
 
 use clap::Args;
-use op_engine::chain::collections::{Blocks, ContractState, TransactionIds, Transactions, Utxos};
+use op_engine::chain::collections::{
+    Blocks, ContractState, Contracts, Events, SpentUtxos, TransactionIds, Transactions, Utxos,
+};
 use op_engine::key::Key;
 use op_engine::value::Record;
 use op_engine::{Collection, Engine, Error};
@@ -16,8 +18,10 @@ const VALUE_CHARACTERS_MAX: usize = 64;
 
 #[derive(Args)]
 #[command(
-    after_help = "Collections: blocks, transactions, transaction_ids, utxos, contract_state, public_keys, \
-wallet_meta.\nIndexes: blocks.by_hash, utxos.by_script, public_keys.by_address.\nA prefix is one of the stored key: numbers in it are \
+    after_help = "Collections: blocks, transactions, transaction_ids, events, utxos, spent_utxos, script_totals, \
+contract_state, contracts, epochs, epoch_submissions, target_epochs, block_witnesses, public_keys, mldsa_public_keys, mempool, \
+anyone_can_spend, blockchain_information, reorgs, wallet_meta.\nIndexes: COLLECTION.INDEX, as `op-engine stats` lists those with rows: \
+blocks.by_hash, utxos.by_script and others.\nA prefix is one of the stored key: numbers in it are \
 big-endian, hashes in the order in which they are computed.\n\nExamples:\n  op-engine scan --store DIR blocks --descending --limit 5\n  op-engine \
 scan --store DIR utxos --prefix 00ff --hex"
 )]
@@ -112,9 +116,27 @@ fn describe(collection: &str, key: &[u8], value: &[u8]) -> Option<String> {
             let script = shortened(&hex(&utxo.script), VALUE_CHARACTERS_MAX);
             format!("{}:{number:<4} {:>18}  {:>9}  {script}", hash(&txid), bitcoins(utxo.value), utxo.height)
         }
+        SpentUtxos::NAME => {
+            let ((txid, number), spent) = row::<SpentUtxos>(key, value)?;
+            let worth = spent.utxo.map_or_else(|| "unknown".to_owned(), |utxo| bitcoins(utxo.value));
+            format!("{}:{number:<4} {worth:>18}  spent by block {}", hash(&txid), spent.spent_at)
+        }
+        Events::NAME => {
+            let ((height, position, number), event) = row::<Events>(key, value)?;
+            let name = shortened(&event.name, VALUE_CHARACTERS_MAX);
+            format!(
+                "{height:>9}/{position}/{number}  {}  {name}  {} bytes",
+                hex(&event.contract),
+                event.data.len()
+            )
+        }
+        Contracts::NAME => {
+            let (key, contract) = row::<Contracts>(key, value)?;
+            format!("{}  {}  block {}", hex(&key), contract.address, contract.height)
+        }
         ContractState::NAME => {
-            let ((contract, pointer), value) = row::<ContractState>(key, value)?;
-            format!("{} {}  {}", hex(&contract), hex(&pointer), hex(&value))
+            let ((contract, pointer), slot) = row::<ContractState>(key, value)?;
+            format!("{} {}  {}  block {}", hex(&contract), hex(&pointer), hex(&slot.value), slot.height)
         }
         _ => return None,
     })

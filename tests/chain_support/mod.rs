@@ -8,6 +8,7 @@ use std::sync::Arc;
 use op_engine::chain::collections::{
     CoinOrigin, Outpoint, TransactionIds, Transactions, Utxo, Utxos, UtxosByScript, script_hash,
 };
+use op_engine::chain::queries::{CoinFilter, Paging};
 use op_engine::chain::regtest::RegtestChain;
 use op_engine::chain::{ChainBlock, queries};
 use op_engine::{Config, Desc, Engine, Height, ShardConfig, Snapshot, chain};
@@ -75,13 +76,14 @@ pub async fn check_coins(view: &Snapshot, expected: &Coins) {
             view.scan_index::<UtxosByScript>().prefix(&(script_hash(script),)).collect().await.unwrap();
         let rows: Vec<_> = rows.into_iter().map(|((_, value), at, origin)| (value, at, origin)).collect();
         assert_eq!(rows, coins);
-        let best = queries::utxos_of_script(view, script, 3).await.unwrap();
+        let filter = CoinFilter::default();
+        let best = queries::utxos_of_script(view, script, &filter, &Paging::first(3)).await.unwrap().rows;
         assert!(
             best.iter()
                 .map(|coin| (Desc(coin.value), coin.outpoint))
                 .eq(coins.iter().take(3).map(|(value, at, _)| (*value, *at)))
         );
-        let balance = queries::balance_of_script(view, script).await.unwrap();
+        let balance = queries::balance_of_script(view, script, &filter).await.unwrap();
         assert_eq!(balance.utxos, u64::try_from(coins.len()).unwrap());
         assert_eq!(balance.value, coins.iter().map(|(Desc(value), ..)| value).sum::<u64>());
     }

@@ -10,6 +10,7 @@ use op_engine::chain::collections::{
     Blocks, ContractState, KeyForms, PublicKeys, PublicKeysByAddress, Utxo, WalletMeta,
 };
 use op_engine::chain::ingest::DemoSlots;
+use op_engine::chain::queries::{CoinFilter, Paging, utxos_of_script};
 use op_engine::chain::regtest::{RegtestChain, RegtestOptions};
 use op_engine::chain::{ChainError, Ingest, block_changes, queries};
 use op_engine::{Batch, Config, Engine, Height, chain};
@@ -271,7 +272,8 @@ fn a_transaction_that_comes_twice_is_found_at_its_last_place() {
     let (place, _) = block_on(queries::transaction_by_txid(&engine, &txid)).unwrap().unwrap();
     assert_eq!(place.height, 4);
     let script = chain[1].block.txdata[0].output[0].script_pubkey.as_bytes();
-    let coins = block_on(queries::utxos_of_script(&engine, script, 10)).unwrap();
+    let coins =
+        block_on(utxos_of_script(&engine, script, &CoinFilter::default(), &Paging::first(10))).unwrap().rows;
     let found: Vec<_> = coins.iter().filter(|coin| coin.outpoint == (txid, 0)).collect();
     assert_eq!(found.iter().map(|coin| coin.origin.height).collect::<Vec<_>>(), [4]);
 

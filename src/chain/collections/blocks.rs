@@ -1,8 +1,11 @@
-//! Blocks by height, and by hash.
+//! Blocks by height, by hash and by OPNet's checksum.
 
 use crate::{Collection, Index, IndexList, Layout, record};
 
 /// Blocks by height.
+///
+/// Follows reorgs; versions of the window are enough, since the height is the key; written once, in the order of
+/// blocks; each block on a shard by its height.
 #[derive(Debug)]
 pub struct Blocks;
 
@@ -21,6 +24,8 @@ record! {
             pub version: i32,
             /// Seconds since 1970, as the miner says.
             pub time: u32,
+            /// The median of the times of the eleven blocks that end with this one (BIP 113), where it is known.
+            pub median_time: Option<u32>,
             /// The target in its compact form.
             pub bits: u32,
             /// What the miner varied.
@@ -29,8 +34,40 @@ record! {
             pub transactions: u32 as Compact,
             /// Its bytes with witnesses.
             pub size_bytes: u32 as Compact,
+            /// Its bytes without witnesses.
+            pub stripped_bytes: u32 as Compact,
             /// Its weight (BIP 141).
             pub weight: u64 as Compact,
+            /// What OPNet adds; absent below its first block, and where only Bitcoin was indexed.
+            pub opnet: Option<OpnetBlock>,
+        }
+    }
+}
+
+/// A leaf of the tree under a block's checksum root, and the hashes that lead from it to the root.
+pub type ChecksumProof = (u32, Vec<[u8; 32]>);
+
+record! {
+    /// What OPNet adds to a block.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct OpnetBlock {
+        version 1 {
+            /// The checksum of the block before.
+            pub parent_checksum: [u8; 32],
+            /// The root over everything that the block changed, its parent's checksum included.
+            pub checksum_root: [u8; 32],
+            /// The root of the tree of slots.
+            pub storage_root: [u8; 32],
+            /// The root of the tree of receipts.
+            pub receipt_root: [u8; 32],
+            /// The moving average of the gas that blocks use.
+            pub ema: u64 as Compact,
+            /// The price of gas.
+            pub base_gas: u64 as Compact,
+            /// The gas that its transactions used.
+            pub gas_used: u64 as Compact,
+            /// The proofs of the parts of the checksum.
+            pub checksum_proofs: Vec<ChecksumProof>,
         }
     }
 }
@@ -42,7 +79,7 @@ impl Collection for Blocks {
     const LAYOUT: Layout = Layout::AppendOnly;
 
     fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<BlocksByHash>()
+        IndexList::new().with::<BlocksByHash>().with::<BlocksByChecksum>()
     }
 }
 
@@ -59,5 +96,23 @@ impl Index for BlocksByHash {
 
     fn entries(_: &u64, block: &BlockInfo, emit: &mut dyn FnMut([u8; 32], ())) {
         emit(block.hash, ());
+    }
+}
+
+/// Heights of OPNet's blocks by checksum root. It covers the checksum of the parent, so no two blocks have the same.
+#[derive(Debug)]
+pub struct BlocksByChecksum;
+
+impl Index for BlocksByChecksum {
+    const NAME: &'static str = "by_checksum";
+    type Of = Blocks;
+    type Key = [u8; 32];
+    type Covered = ();
+    const UNIQUE: bool = true;
+
+    fn entries(_: &u64, block: &BlockInfo, emit: &mut dyn FnMut([u8; 32], ())) {
+        if let Some(opnet) = &block.opnet {
+            emit(opnet.checksum_root, ());
+        }
     }
 }

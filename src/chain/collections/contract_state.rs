@@ -1,20 +1,38 @@
 //! The slots of contracts.
 
-use crate::{Collection, History};
+use crate::{Collection, History, record};
+
+/// A contract and a pointer.
+pub type SlotKey = ([u8; 32], [u8; 32]);
 
 /// What contracts have stored, by contract and pointer.
 ///
 /// A slot that was never written is absent, and a slot that was set to zero is not: what a write costs depends on it,
-/// so the difference is one of consensus. Slots are never deleted, and their state after every block stays readable.
+/// so the difference is one of consensus. Slots are never deleted.
 ///
-/// A slot's shard is chosen by its whole key, so that a busy contract is spread over all of them.
+/// Follows reorgs; every version is kept, so that the state after any block stays readable; overwritten; spread by the
+/// whole key, so that a busy contract is on all shards.
 #[derive(Debug)]
 pub struct ContractState;
 
+record! {
+    /// A version of a slot.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct Slot {
+        version 1 {
+            /// What the contract stored.
+            pub value: [u8; 32],
+            /// The height of the block that wrote it. A write of the same value is a version of its own.
+            pub height: u64 as Compact,
+            /// The hashes that lead from the slot to that block's storage root.
+            pub proofs: Vec<[u8; 32]>,
+        }
+    }
+}
+
 impl Collection for ContractState {
     const NAME: &'static str = "contract_state";
-    /// The contract, and the pointer.
-    type Key = ([u8; 32], [u8; 32]);
-    type Value = [u8; 32];
+    type Key = SlotKey;
+    type Value = Slot;
     const HISTORY: History = History::All;
 }

@@ -29,6 +29,9 @@ pub fn script_hash(script: &[u8]) -> [u8; 32] {
 }
 
 /// Unspent outputs by outpoint.
+///
+/// Follows reorgs; the window restores what was spent; rows come and go; spread by the key, since a spend names nothing
+/// else.
 #[derive(Debug)]
 pub struct Utxos;
 

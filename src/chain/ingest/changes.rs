@@ -4,13 +4,12 @@ use ahash::AHashSet;
 use bitcoin::consensus::serialize;
 use bitcoin::hashes::Hash;
 use bitcoin::{Transaction, VarInt};
-use op_engine_io::num::to_u64;
+use op_engine_io::num::{to_u64, to_usize};
 
 use super::IngestCounts;
 use crate::chain::ChainBlock;
 use crate::chain::collections::{
-    BlockInfo, Blocks, Outpoint, StoredTransaction, TransactionIds, TransactionPlace, Transactions, Utxo,
-    Utxos, is_unspendable,
+    BlockInfo, Blocks, Outpoint, StoredTransaction, TransactionPlace, Utxo, Utxos, is_unspendable,
 };
 use crate::{Block, BlockHash, Height};
 
@@ -54,11 +53,14 @@ fn block_info(block: &ChainBlock) -> BlockInfo {
         merkle_root: header.merkle_root.to_byte_array(),
         version: header.version.to_consensus(),
         time: header.time,
+        median_time: None,
         bits: header.bits.to_consensus(),
         nonce: header.nonce,
         transactions: small(block.block.txdata.len()),
         size_bytes: small(block.raw.len()),
+        stripped_bytes: small(stripped_bytes(block)),
         weight: block.block.weight().to_wu(),
+        opnet: None,
     }
 }
 
@@ -68,9 +70,22 @@ fn put_transactions(block: &ChainBlock, changes: &mut Block) {
         block.raw.get(HEADER_BYTES + VarInt::from(transactions.len()).size()..).unwrap_or_default();
     for (position, (transaction, txid)) in (0u32..).zip(transactions.iter().zip(&block.txids)) {
         let raw = take_transaction(&mut rest, transaction);
-        changes.put::<Transactions>(&(block.height, position), &StoredTransaction { txid: *txid, raw });
-        changes.put::<TransactionIds>(txid, &TransactionPlace { height: block.height, position });
+        let stored =
+            StoredTransaction { txid: *txid, witness_hash: witness_hash(transaction), raw, execution: None };
+        stored.put(TransactionPlace { height: block.height, position }, changes);
     }
+}
+
+/// The bytes of a block without witnesses: its weight counts them four times, and those of witnesses once.
+fn stripped_bytes(block: &ChainBlock) -> usize {
+    let weight = to_usize(block.block.weight().to_wu());
+    weight.saturating_sub(block.raw.len()) / 3
+}
+
+/// The hash of a transaction with its witnesses; `None` if it has none, and the hash is its id.
+fn witness_hash(transaction: &Transaction) -> Option<[u8; 32]> {
+    let has_witness = transaction.input.iter().any(|input| !input.witness.is_empty());
+    has_witness.then(|| transaction.compute_wtxid().to_byte_array())
 }
 
 /// The bytes of the next transaction of a serialised block. Finding where it ends is cheaper than serialising it again.

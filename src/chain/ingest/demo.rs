@@ -4,7 +4,7 @@ use bitcoin::hashes::{Hash, sha256};
 
 use crate::Block;
 use crate::chain::ChainBlock;
-use crate::chain::collections::ContractState;
+use crate::chain::collections::{ContractState, Slot};
 
 /// Slot writes made up from the hash of each block, so that the same chain gives the same state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,8 @@ impl DemoSlots {
             let (some, other) = (u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]));
             let contract = Self::contract(some.checked_rem(self.contracts).unwrap_or(0));
             let pointer = Self::pointer(other.checked_rem(self.slots_per_contract).unwrap_or(0));
-            changes.put::<ContractState>(&(contract, pointer), &value);
+            let slot = Slot { value, height: block.height, proofs: Vec::new() };
+            changes.put::<ContractState>(&(contract, pointer), &slot);
         }
     }
 }

@@ -1,0 +1,143 @@
+//! Transactions that are in no block.
+
+use super::coded::coded;
+use super::{Call, Outpoint, TransactionKind};
+use crate::{Collection, Desc, Index, IndexList, Scope, record};
+
+/// Transactions of the mempool, by id.
+///
+/// Outside the chain: it is changed between blocks, and a reorg does not change what waits; rows come and go; spread by
+/// the key.
+#[derive(Debug)]
+pub struct Mempool;
+
+coded! {
+    /// In which form a transaction came.
+    pub enum MempoolForm {
+        /// Complete, in consensus encoding.
+        Signed = 1,
+        /// As a partially signed transaction (BIP 174).
+        Psbt = 2,
+    }
+}
+
+record! {
+    /// A transaction of the mempool.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct MempoolTransaction {
+        version 1 {
+            /// In which form it came.
+            pub form: MempoolForm,
+            /// Its bytes.
+            pub raw: Vec<u8>,
+            /// The partially signed transaction that it replaces.
+            pub previous_psbt: Option<[u8; 32]>,
+            /// The height of the tip when it came.
+            pub height: u64 as Compact,
+            /// When it came, in milliseconds since 1970.
+            pub first_seen_ms: u64 as Compact,
+            /// What it is to OPNet.
+            pub kind: TransactionKind,
+            /// The call; absent for a generic transaction.
+            pub call: Option<Call>,
+            /// The outputs that it spends.
+            pub inputs: Vec<Outpoint>,
+            /// Its outputs.
+            pub outputs: Vec<MempoolOutput>,
+        }
+    }
+}
+
+record! {
+    /// An output of a transaction of the mempool.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    pub struct MempoolOutput {
+        version 1 {
+            /// In satoshis.
+            pub value: u64 as Compact,
+            /// The output script.
+            pub script: Vec<u8>,
+            /// The addresses that it pays.
+            pub addresses: Vec<String>,
+        }
+    }
+}
+
+impl Collection for Mempool {
+    const NAME: &'static str = "mempool";
+    type Key = [u8; 32];
+    type Value = MempoolTransaction;
+    const SCOPE: Scope = Scope::Global;
+
+    fn indexes() -> IndexList<Self> {
+        IndexList::new().with::<MempoolByAddress>().with::<MempoolByInput>().with::<MempoolByFirstSeen>()
+    }
+}
+
+/// Transactions that pay an address, the newest first.
+#[derive(Debug)]
+pub struct MempoolByAddress;
+
+impl Index for MempoolByAddress {
+    const NAME: &'static str = "by_address";
+    type Of = Mempool;
+    type Key = (String, Desc<u64>);
+    type Covered = ();
+
+    fn entries(_: &[u8; 32], transaction: &MempoolTransaction, emit: &mut dyn FnMut(Self::Key, ())) {
+        for address in transaction.outputs.iter().flat_map(|output| &output.addresses) {
+            emit((address.clone(), Desc(transaction.first_seen_ms)), ());
+        }
+    }
+}
+
+/// Transactions that spend an output. Those that spend outputs of one transaction are on one shard.
+#[derive(Debug)]
+pub struct MempoolByInput;
+
+impl Index for MempoolByInput {
+    const NAME: &'static str = "by_input";
+    type Of = Mempool;
+    type Key = Outpoint;
+    type Covered = ();
+
+    fn entries(_: &[u8; 32], transaction: &MempoolTransaction, emit: &mut dyn FnMut(Outpoint, ())) {
+        for input in &transaction.inputs {
+            emit(*input, ());
+        }
+    }
+}
+
+/// All transactions, the newest first. Covers what is counted.
+#[derive(Debug)]
+pub struct MempoolByFirstSeen;
+
+record! {
+    /// What is counted of a transaction of the mempool.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub struct MempoolWeight {
+        version 1 {
+            /// What it is to OPNet.
+            pub kind: TransactionKind,
+            /// Its bytes.
+            pub bytes: u32 as Compact,
+        }
+    }
+}
+
+impl Index for MempoolByFirstSeen {
+    const NAME: &'static str = "by_first_seen";
+    type Of = Mempool;
+    type Key = Desc<u64>;
+    type Covered = MempoolWeight;
+
+    fn entries(
+        _: &[u8; 32],
+        transaction: &MempoolTransaction,
+        emit: &mut dyn FnMut(Self::Key, MempoolWeight),
+    ) {
+        // A value has less than 4 GiB.
+        let bytes = u32::try_from(transaction.raw.len()).unwrap_or(u32::MAX);
+        emit(Desc(transaction.first_seen_ms), MempoolWeight { kind: transaction.kind, bytes });
+    }
+}

@@ -19,7 +19,7 @@ pub enum Error {
     #[error(transparent)]
     Storage(#[from] op_engine_shards::Error),
     /// The directory holds no store, and none was to be created.
-    #[error("{} holds no store. Check the path, or allow its creation", .path.display())]
+    #[error("{} holds no store. Check the path", .path.display())]
     NoStore {
         /// The directory.
         path: PathBuf,

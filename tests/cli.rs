@@ -164,6 +164,17 @@ fn a_store_is_filled_read_and_taken_back() {
 
     let stats = run(&["stats", "--store", store]);
     assert!(stats.code == Some(0) && stats.out.contains("utxos.by_script"), "{}", stats.out);
+    let levels: Vec<Vec<&str>> = stats.out.lines().map(|line| line.split_whitespace().collect()).collect();
+    for shard in ["0", "1"] {
+        let coins = levels.iter().find(|words| words.len() > 8 && words[..3] == ["utxos", shard, "1"]);
+        let coins = coins.unwrap_or_else(|| panic!("{}", stats.out));
+        assert!(coins.contains(&"young") && coins.iter().any(|word| word.ends_with("-30")), "{coins:?}");
+    }
+    for part in ["merges: 0 done", "in memory of at most", "commits held up by"] {
+        assert!(stats.out.contains(part), "{part} is not in {}", stats.out);
+    }
+    let segments = run(&["stats", "--store", store, "--segments"]);
+    assert!(segments.out.lines().count() > stats.out.lines().count() + 4, "{}", segments.out);
     assert!(stats.out.contains("a full disk") && stats.out.contains("in 16 files"), "{}", stats.out);
     let sound = run(&["verify", "--store", store]);
     assert!(sound.code == Some(0) && sound.out.contains("The store is sound"), "{}{}", sound.out, sound.err);
@@ -187,7 +198,8 @@ fn mistakes_are_told_and_nothing_is_left_behind() {
         for command in ["tip", "stats", "verify"] {
             let refused = run(&[command, "--store", path(store)]);
             assert_eq!(refused.code, Some(1));
-            assert!(refused.err.contains("holds no store") && refused.out.is_empty(), "{}", refused.err);
+            assert!(refused.err.contains("holds no store. Check the path\n"), "{}", refused.err);
+            assert!(!refused.err.contains("creat") && refused.out.is_empty(), "{}", refused.err);
         }
     }
     let (chain, blocks, store) = chain_and_store(dir.path());

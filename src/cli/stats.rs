@@ -8,10 +8,11 @@ use op_engine::{Engine, Stats};
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, FileKind, block_on};
 use op_engine_shards::CollectionId;
-use op_engine_shards::stats::{SegmentState, SegmentStats, ShardStats, SpaceStats, StallReason};
+use op_engine_shards::segment_meta::Level;
+use op_engine_shards::stats::{LevelStats, SegmentState, ShardStats, SpaceStats, StallReason, Traffic};
 
 use super::failure::Outcome;
-use super::show::{Out, bytes, count, percent, plural, table};
+use super::show::{Out, bytes, count, percent, plural, table, wide_table};
 use super::store::StoreArgs;
 
 #[derive(Args)]
@@ -52,11 +53,12 @@ fn show(engine: &Engine, stats: &Stats, args: &StatsArgs, out: &mut Out) -> Outc
     let names: BTreeMap<CollectionId, String> = engine.collection_names().into_iter().collect();
     let name = |id: &CollectionId| names.get(id).cloned().unwrap_or_else(|| format!("collection {id}"));
     collections(stats, &name, out)?;
+    levels(stats, &name, out)?;
     shards(stats, &args.store.store, out)?;
     if args.segments { all_segments(stats, &name, out) } else { Ok(()) }
 }
 
-/// Sums over the segments of one collection.
+/// Sums over the levels of one collection, or of all.
 #[derive(Default)]
 struct Sum {
     segments: u64,
@@ -64,40 +66,140 @@ struct Sum {
     entries: u64,
     file_bytes: u64,
     memory_bytes: u64,
+    /// The most runs on a shard.
+    runs: u64,
+    traffic: Traffic,
 }
 
 impl Sum {
-    fn add(&mut self, segment: &SegmentStats) {
-        self.segments += 1;
-        self.young += u64::from(segment.state == SegmentState::Young);
-        self.entries += segment.entries;
-        self.file_bytes += segment.file_bytes;
-        self.memory_bytes += segment.memory_bytes;
+    fn add(&mut self, level: &LevelStats) {
+        self.segments += level.segments;
+        self.young += level.young;
+        self.entries += level.entries;
+        self.file_bytes += level.file_bytes;
+        self.memory_bytes += level.memory_bytes;
     }
 
-    fn row(&self, name: String) -> [String; 6] {
-        let Self { segments, young, entries, file_bytes, memory_bytes } = self;
-        [name, count(*segments), count(*young), count(*entries), bytes(*file_bytes), bytes(*memory_bytes)]
+    fn row(&self, name: String) -> [String; 9] {
+        [
+            name,
+            count(self.segments),
+            count(self.young),
+            count(self.runs),
+            count(self.entries),
+            bytes(self.file_bytes),
+            bytes(self.memory_bytes),
+            ratio(self.traffic.write_amplification()),
+            ratio(self.traffic.read_amplification()),
+        ]
     }
+}
+
+fn ratio(ratio: Option<f64>) -> String {
+    ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.2}"))
 }
 
 fn collections(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut Out) -> Outcome {
     let mut sums: BTreeMap<CollectionId, Sum> = BTreeMap::new();
     let mut total = Sum::default();
-    for segment in stats.shards.iter().flat_map(|shard| &shard.segments) {
-        sums.entry(segment.collection).or_default().add(segment);
-        total.add(segment);
+    for shard in &stats.shards {
+        let mut runs: BTreeMap<CollectionId, u64> = BTreeMap::new();
+        for ((collection, _), level) in shard.levels() {
+            sums.entry(collection).or_default().add(&level);
+            *runs.entry(collection).or_default() += level.runs;
+            total.add(&level);
+        }
+        for (collection, runs) in runs {
+            let sum = sums.entry(collection).or_default();
+            sum.runs = sum.runs.max(runs);
+            total.runs = total.runs.max(runs);
+        }
+        for (collection, traffic) in &shard.traffic {
+            sums.entry(*collection).or_default().traffic.add(traffic);
+            total.traffic.add(traffic);
+        }
     }
-    let mut rows = table(&["collection", "segments>", "young>", "versions>", "on disk>", "in memory>"]);
+    let columns = [
+        "collection",
+        "segments>",
+        "young>",
+        "runs>",
+        "versions>",
+        "on disk>",
+        "in memory>",
+        "written>",
+        "reads>",
+    ];
+    let mut rows = wide_table(&columns);
     for (id, sum) in &sums {
         rows.add_row(sum.row(name(id)));
     }
     rows.add_row(total.row("all".to_owned()));
-    out.table("Collections and indexes: segments of all shards", &rows)
+    out.table("Collections and indexes: segments of all shards", &rows)?;
+    out.line("runs     the most on a shard: what a key may have to be looked for in")?;
+    out.line("written  bytes of segments for each byte committed since the store was opened")?;
+    out.line("reads    of the device for each key looked up since the store was opened")?;
+    out.line("")
+}
+
+/// The segments of each collection on each shard, level by level: the newest first, the bottom last.
+fn levels(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut Out) -> Outcome {
+    let columns = [
+        "collection",
+        "shard>",
+        "level>",
+        "runs>",
+        "segments>",
+        "state",
+        "heights",
+        "versions>",
+        "on disk>",
+        "in memory>",
+        "written>",
+        "device reads>",
+    ];
+    let mut rows = wide_table(&columns);
+    let mut all: Vec<_> = stats
+        .shards
+        .iter()
+        .flat_map(|shard| shard.levels().into_iter().map(move |(place, level)| (place, shard, level)))
+        .collect();
+    all.sort_by_key(|((collection, level), shard, _)| (*collection, shard.shard, *level));
+    for ((collection, level), shard, sum) in all {
+        let traffic = shard.traffic.get(&collection).and_then(|traffic| traffic.levels.get(&level));
+        let traffic = traffic.copied().unwrap_or_default();
+        rows.add_row([
+            name(&collection),
+            shard.shard.to_string(),
+            level_name(level),
+            count(sum.runs),
+            count(sum.segments),
+            states(&sum),
+            sum.heights.map_or_else(String::new, |(lowest, highest)| format!("{}-{}", lowest.0, highest.0)),
+            count(sum.entries),
+            bytes(sum.file_bytes),
+            bytes(sum.memory_bytes),
+            bytes(traffic.written_bytes),
+            count(traffic.device_reads),
+        ]);
+    }
+    out.table("Levels: 1 as flushed, one more with each merge", &rows)
+}
+
+fn level_name(level: Level) -> String {
+    if level == Level::BOTTOM { "bottom".to_owned() } else { level.number().to_string() }
+}
+
+/// How many segments are in which state.
+fn states(sum: &LevelStats) -> String {
+    let finals = sum.segments.saturating_sub(sum.young + sum.orphaned);
+    let parts = [(finals, "final"), (sum.young, "young"), (sum.orphaned, "orphaned")];
+    let parts = parts.into_iter().filter(|(number, _)| *number > 0);
+    parts.map(|(number, state)| format!("{} {state}", count(number))).collect::<Vec<_>>().join(", ")
 }
 
 fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
-    let mut rows = table(&[
+    let mut rows = wide_table(&[
         "shard>",
         "segments>",
         "flushed to>",
@@ -135,6 +237,15 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
         bytes(sum(|shard| shard.filter_bytes_max)),
         count(sum(|shard| shard.partition_reads)),
         count(sum(|shard| shard.partition_evictions))
+    ))?;
+    out.line(format_args!(
+        "merges: {} done, {} of them into the bottom, in {}; {} trimmed, {} cleaned, {} of a reorg deleted",
+        count(sum(|shard| shard.merges)),
+        count(sum(|shard| shard.descents)),
+        plural(sum(|shard| shard.merge_steps), "step"),
+        plural(sum(|shard| shard.segments_trimmed), "segment"),
+        count(sum(|shard| shard.segments_cleaned)),
+        count(sum(|shard| shard.orphans_deleted))
     ))?;
     if let Some(device) = &stats.device {
         out.line(format_args!(
@@ -192,7 +303,9 @@ fn on_disk(shard: &Path, kind: FileKind) -> String {
 
 fn all_segments(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut Out) -> Outcome {
     out.line("")?;
-    let mut rows = table(&["shard>", "number>", "collection", "state", "heights", "versions>", "on disk>"]);
+    let columns =
+        ["shard>", "number>", "collection", "level>", "run>", "state", "heights", "versions>", "on disk>"];
+    let mut rows = wide_table(&columns);
     for shard in &stats.shards {
         for segment in &shard.segments {
             let state = match segment.state {
@@ -204,6 +317,8 @@ fn all_segments(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut
                 shard.shard.to_string(),
                 segment.number.to_string(),
                 name(&segment.collection),
+                level_name(segment.level),
+                segment.run.to_string(),
                 state.to_owned(),
                 format!("{}-{}", segment.heights.0, segment.heights.1),
                 count(segment.entries),

@@ -21,16 +21,25 @@ const ENTRY: &str = "child_process";
 const STORE: &str = "OP_ENGINE_KILL_STORE";
 /// Blocks that a writer has on their way at once.
 const PIPELINE: usize = 24;
+/// Operations between two counts of what the engine has done.
+const COUNTED_EVERY: u64 = 8;
 
 /// The configuration that every process uses: small files, so that all that happens in months happens in seconds.
 pub fn config(path: &Path) -> Config {
     let settings = ShardConfig {
         wal_file_bytes: 128 << 10,
         wal_gather_bytes: 8 << 10,
-        memtable_bytes_max: 24 << 10,
+        memtable_bytes_max: 12 << 10,
         cache_bytes: 64 << 10,
         memtable_age_max: Duration::from_millis(200),
+        segment_write_bytes: 16 << 10,
+        segment_bytes_max: 20 << 10,
+        append_run_bytes_max: 120 << 10,
+        young_runs_max: 3,
         merge_fan_in: 3,
+        merge_inputs_max: 6,
+        merge_runs_soft: 12,
+        merge_runs_max: 20,
         ..ShardConfig::default()
     };
     Config::new(path)
@@ -45,6 +54,24 @@ pub fn config(path: &Path) -> Config {
         .shard_settings(settings)
 }
 
+/// What is counted of an engine's work: flushes, merges above the bottom, descents, steps that trimmed an input,
+/// segments that a reorg killed, large values, and commits that were held up.
+pub const COUNTS: [&str; 7] = ["flushes", "merges", "descents", "trims", "orphans", "large values", "stalls"];
+pub type Counts = [u64; COUNTS.len()];
+
+/// Sums over all shards since the store was opened.
+pub fn counts(engine: &Engine) -> Result<Counts, op_engine::Error> {
+    let mut sums = Counts::default();
+    for shard in engine.blocking().stats()?.shards {
+        let stalls = shard.stalls.iter().map(|(_, stall)| stall.count).sum();
+        let merges = shard.merges - shard.descents - shard.segments_cleaned;
+        let (trims, orphans) = (shard.segments_trimmed, shard.orphans_deleted);
+        let counts = [shard.flushes, merges, shard.descents, trims, orphans, shard.large_values, stalls];
+        sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+    }
+    Ok(sums)
+}
+
 /// What a child reports, a line each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Report {
@@ -56,6 +83,8 @@ pub enum Report {
     Acknowledged(u64),
     /// All operations up to this one survive a crash.
     Durable(u64),
+    /// What the engine has done so far.
+    Counted(Counts),
 }
 
 impl Report {
@@ -68,6 +97,13 @@ impl Report {
             "submitted" => number().map(Self::Submitted),
             "acknowledged" => number().map(Self::Acknowledged),
             "durable" => number().map(Self::Durable),
+            "counted" => {
+                let mut counts = Counts::default();
+                for count in &mut counts {
+                    *count = number()?;
+                }
+                Some(Self::Counted(counts))
+            }
             _ => None,
         }
     }
@@ -231,6 +267,10 @@ fn write(store: &Path, seed: u64, mut number: u64, mut chain: Chain, deferred: b
         number += 1;
         let op = plan(seed, number, &chain);
         reporter.tell(&format!("submitted {number}"));
+        if number.is_multiple_of(COUNTED_EVERY) {
+            let counts = counts(&engine).unwrap_or_else(|error| end(&error));
+            reporter.tell(&format!("counted {}", counts.map(|count| count.to_string()).join(" ")));
+        }
         let before = chain.clone();
         chain.apply(number, &op);
         let durable = match op {

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use op_engine::{Desc, Engine, Error, Height, Index, IndexRow, Row, Scan};
 use tempfile::TempDir;
 
-use child::{Child, Report, Task, config};
+use child::{COUNTS, Child, Counts, Report, Task, config, counts};
 use model::{ChainState, Model, Rng};
 use schema::{ByOwner, BySerial, Coins, Pool, Slots, Wallet};
 
@@ -88,6 +88,7 @@ struct Heard {
     submitted: u64,
     acknowledged: u64,
     durable: u64,
+    counts: Counts,
 }
 
 impl Heard {
@@ -97,6 +98,7 @@ impl Heard {
             Report::Submitted(number) => self.submitted = self.submitted.max(number),
             Report::Acknowledged(number) => self.acknowledged = self.acknowledged.max(number),
             Report::Durable(number) => self.durable = self.durable.max(number),
+            Report::Counted(counts) => self.counts = counts,
         }
     }
 }
@@ -125,21 +127,26 @@ fn nothing_acknowledged_is_lost_however_often_a_writer_is_killed() {
     bounded(|progress| {
         let place = Place::new();
         let mut model = Model::new(SEED);
-        let (mut acknowledged, mut unacknowledged, mut merges) = (0, 0, 0);
+        let (mut acknowledged, mut unacknowledged) = (0, 0);
+        let (mut of_children, mut of_checks) = (Counts::default(), Counts::default());
         for number in 0..ROUNDS {
             progress();
             let round = Round::new(number);
             let heard = write_and_kill(&place.store(), &model, &round);
-            let merged = check(&place.store(), &mut model, &heard, &round)
+            let counts = check(&place.store(), &mut model, &heard, &round)
                 .unwrap_or_else(|error| panic!("round {number}: {error}; {heard:?}"));
             acknowledged += u64::from(heard.acknowledged > 0);
             unacknowledged += u64::from(model.number > heard.acknowledged && heard.acknowledged > 0);
-            merges += merged;
+            of_children.iter_mut().zip(heard.counts).for_each(|(sum, count)| *sum += count);
+            of_checks.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         println!("{} operations; {unacknowledged} rounds ended beyond the acknowledged", model.number);
         assert!(acknowledged > ROUNDS / 2, "most children write before they are killed: {acknowledged}");
         assert!(model.number > ROUNDS * 4, "children get somewhere: {}", model.number);
-        assert!(merges > 0, "segments are flushed and merged on the way");
+        println!("{COUNTS:?}: children did {of_children:?}, and those that checked {of_checks:?}");
+        for (name, count) in COUNTS.iter().zip(of_children) {
+            assert!(count > 0, "no {name} before a kill: {of_children:?}");
+        }
     });
 }
 
@@ -164,14 +171,14 @@ fn write_and_kill(store: &Path, model: &Model, round: &Round) -> Heard {
     heard
 }
 
-/// Compares the store with the model, which it takes to where the store is. Returns how many merges its shards did.
-fn check(store: &Path, model: &mut Model, heard: &Heard, round: &Round) -> Result<u64, Error> {
+/// Compares the store with the model, which it takes to where the store is. Returns what the engine did meanwhile.
+fn check(store: &Path, model: &mut Model, heard: &Heard, round: &Round) -> Result<Counts, Error> {
     let opened = Engine::open_blocking(config(store).read_only(round.read_only));
     let engine = match opened {
         Ok(engine) => engine,
         // Killed while it was created.
         Err(Error::NoStore { .. } | Error::UnknownCollection { .. }) if !heard.open && model.number == 0 => {
-            return Ok(0);
+            return Ok(Counts::default());
         }
         Err(error) => return Err(error),
     };
@@ -186,9 +193,9 @@ fn check(store: &Path, model: &mut Model, heard: &Heard, round: &Round) -> Resul
     if model.number > 0 {
         compare(&engine, model);
     }
-    let merges = engine.blocking().stats()?.shards.iter().map(|shard| shard.merges + shard.flushes).sum();
+    let counts = counts(&engine)?;
     engine.close_blocking()?;
-    Ok(merges)
+    Ok(counts)
 }
 
 fn compare(engine: &Engine, model: &Model) {

@@ -60,6 +60,7 @@ pub struct SegmentBuilder<E: Env> {
     entries: u64,
     tombstones: u64,
     keys: u64,
+    large_values: u64,
     seqs: (Seq, Seq),
 }
 
@@ -100,6 +101,7 @@ impl<E: Env> SegmentBuilder<E> {
             entries: 0,
             tombstones: 0,
             keys: 0,
+            large_values: 0,
             seqs: (Seq::MAX, Seq::ZERO),
         })
     }
@@ -146,6 +148,7 @@ impl<E: Env> SegmentBuilder<E> {
         }
         self.entries += 1;
         self.tombstones += u64::from(value.is_none());
+        self.large_values += u64::from(oversize);
         self.seqs = (self.seqs.0.min(seq), self.seqs.1.max(seq));
         // An entry with a page of its own is read alone: what came after it would be read with it.
         if oversize { self.end_page().await } else { Ok(()) }
@@ -189,6 +192,12 @@ impl<E: Env> SegmentBuilder<E> {
     #[must_use]
     pub fn entries(&self) -> u64 {
         self.entries
+    }
+
+    /// How many entries have a page of their own because they are longer than a common one.
+    #[must_use]
+    pub fn large_values(&self) -> u64 {
+        self.large_values
     }
 
     /// The length of the file so far, without filter and index.

@@ -198,12 +198,10 @@ impl<E: Env> Shard<E> {
         retention: &Retention,
     ) -> Result<()> {
         let segments = self.open_segments(added, retention).await?;
+        let bytes_added: u64 = segments.iter().map(|segment| segment.meta().file_bytes).sum();
+        self.note_written(&segments);
+        self.stats.borrow_mut().flush_bytes += bytes_added;
         let mut state = self.state.borrow_mut();
-        for SegmentMeta { collection, file_bytes, .. } in segments.iter().map(|segment| segment.meta()) {
-            let mut stats = self.stats.borrow_mut();
-            stats.flush_bytes += file_bytes;
-            stats.written.entry(*collection).or_default().flushes += file_bytes;
-        }
         for added in segments.chunk_by(|a, b| a.meta().collection == b.meta().collection) {
             let Some(first) = added.first() else { continue };
             state.replace_segments(first.meta().collection, &[], added.iter().cloned());
@@ -215,6 +213,16 @@ impl<E: Env> Shard<E> {
         state.forget_rollbacks();
         state.remask();
         Ok(())
+    }
+
+    /// Counts segments that were just written.
+    pub(super) fn note_written(&self, segments: &[Rc<Segment<E>>]) {
+        let mut stats = self.stats.borrow_mut();
+        for SegmentMeta { collection, place, file_bytes, .. } in segments.iter().map(|segment| segment.meta())
+        {
+            let levels = &mut stats.traffic.entry(*collection).or_default().levels;
+            levels.entry(place.level).or_default().written_bytes += file_bytes;
+        }
     }
 
     /// Opens segments that were just written under `retention`.
@@ -382,7 +390,7 @@ impl<E: Env> Output<'_, E> {
         let bytes_max = self.shard.config.segment_bytes_max;
         for part in &mut self.parts {
             if part.open.as_ref().is_some_and(|(builder, ..)| builder.bytes_so_far() >= bytes_max) {
-                part.end(self.memtable).await?;
+                part.end(self.shard, self.memtable).await?;
             }
         }
         Ok(())
@@ -391,7 +399,7 @@ impl<E: Env> Output<'_, E> {
     async fn finish(self) -> Result<Vec<SegmentMeta>> {
         let mut metas = Vec::new();
         for mut part in self.parts {
-            part.end(self.memtable).await?;
+            part.end(self.shard, self.memtable).await?;
             metas.append(&mut part.done);
         }
         Ok(metas)
@@ -400,8 +408,9 @@ impl<E: Env> Output<'_, E> {
 
 impl<E: Env> Part<E> {
     /// Ends the file that is being written, if one is.
-    async fn end(&mut self, memtable: &RefCell<Memtable>) -> Result<()> {
+    async fn end(&mut self, shard: &Shard<E>, memtable: &RefCell<Memtable>) -> Result<()> {
         let Some((builder, seq_min, seq_max)) = self.open.take() else { return Ok(()) };
+        shard.stats.borrow_mut().large_values += builder.large_values();
         let heights = memtable.borrow().heights(seq_min, seq_max);
         let heights = heights.unwrap_or((Height::default(), Height::default()));
         let meta = builder.finish(heights).await?;

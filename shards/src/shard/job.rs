@@ -193,6 +193,7 @@ impl<E: Env> Shard<E> {
         let added = match output {
             Some(builder) => {
                 let place = job.place(builder.number());
+                self.stats.borrow_mut().large_values += builder.large_values();
                 Some(SegmentMeta { place, ..builder.finish((lowest, highest)).await? })
             }
             None => None,
@@ -209,11 +210,14 @@ impl<E: Env> Shard<E> {
         job.inputs.retain(|number| !consumed.contains(number));
         job.from = until;
         let has_ended = job.from.is_none() || job.inputs.is_empty();
-        let is_partial = !trimmed.is_empty();
+        let trimmed_count = to_u64(trimmed.len());
         self.replace(job.collection, consumed, trimmed, added, retention).await?;
         let mut stats = self.stats.borrow_mut();
-        stats.merge_steps_partial += u64::from(is_partial);
+        stats.merge_steps += 1;
+        stats.merge_steps_partial += u64::from(trimmed_count > 0);
+        stats.segments_trimmed += trimmed_count;
         stats.merges += u64::from(has_ended);
+        stats.segments_cleaned += u64::from(has_ended && matches!(job.target, Target::InPlace(_)));
         stats.descents += u64::from(has_ended && job.target == Target::Bottom);
         Ok(has_ended)
     }
@@ -250,16 +254,14 @@ impl<E: Env> Shard<E> {
         // From here on the change counts, and what fails is no lack of space.
         let opened = self.open_segments(added.into_iter().collect(), retention).await;
         let mut segments = opened.map_err(Error::poison)?;
+        self.note_written(&segments);
         let bytes_added: u64 = segments.iter().map(|segment| segment.meta().file_bytes).sum();
         for (meta, before) in &trimmed {
             segments.push(before.trimmed(meta.clone()));
         }
         {
             let mut state = self.state.borrow_mut();
-            let mut stats = self.stats.borrow_mut();
-            stats.merge_bytes += bytes_added;
-            stats.written.entry(collection).or_default().merges += bytes_added;
-            drop(stats);
+            self.stats.borrow_mut().merge_bytes += bytes_added;
             state.replace_segments(collection, &removed, segments);
             state.forget_rollbacks();
             state.remask();

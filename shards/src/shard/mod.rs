@@ -235,6 +235,9 @@ impl<E: Env> Shard<E> {
         stats.partition_reads = self.partitions.reads();
         stats.partition_evictions = self.partitions.evictions();
         stats.space = self.describe_space();
+        for (collection, bytes) in &state.committed_bytes {
+            stats.traffic.entry(*collection).or_default().committed_bytes = *bytes;
+        }
         stats.rollbacks = to_u64(state.rollbacks.len());
         stats.segments = state
             .runs
@@ -260,6 +263,7 @@ impl<E: Env> State<E> {
             collection: meta.collection,
             number: meta.number,
             level: meta.place.level,
+            run: meta.place.run,
             state,
             file_bytes: meta.file_bytes,
             entries: meta.entries,

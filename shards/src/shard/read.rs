@@ -21,6 +21,7 @@ use crate::message::{GetRequest, KeyList, ValueList};
 use crate::mutants::read_delay;
 use crate::run::Runs;
 use crate::segment::{Candidate, Loaded, Lookup as Find, Page, PageNo, PagePlace, Partition, Segment};
+use crate::segment_meta::SegmentMeta;
 
 use super::Shard;
 
@@ -152,6 +153,7 @@ impl<E: Env> Shard<E> {
         let state = self.state.borrow();
         let mut values = ValueList::absent(keys.len());
         let mut seeks = Vec::new();
+        self.note_asked(keys);
         for (at, (collection, key)) in keys.iter().enumerate() {
             let spec = state.collection(collection)?;
             if !state.can_serve(view, spec.history) {
@@ -179,6 +181,23 @@ impl<E: Env> Shard<E> {
             }
         }
         Ok((values, seeks))
+    }
+
+    /// Counts the keys of a request.
+    fn note_asked(&self, keys: &KeyList) {
+        let mut stats = self.stats.borrow_mut();
+        let mut collections = keys.iter().map(|(collection, _)| collection);
+        let Some(mut current) = collections.next() else { return };
+        let mut count = 1;
+        for collection in collections {
+            if collection == current {
+                count += 1;
+            } else {
+                stats.traffic.entry(current).or_default().keys_read += count;
+                (current, count) = (collection, 1);
+            }
+        }
+        stats.traffic.entry(current).or_default().keys_read += count;
     }
 
     /// Reads what is left of a batch, and answers.
@@ -290,6 +309,11 @@ impl<E: Env> Shard<E> {
     ) -> Option<impl Future<Output = Arrived<E>> + use<'a, E>> {
         let seek = lookup.seeks.get(seek)?;
         let (segment, goal, id) = (Rc::clone(seek.file.as_ref()?), seek.goal, seek.unit()?);
+        let SegmentMeta { collection, place, .. } = segment.meta();
+        let mut stats = self.stats.borrow_mut();
+        let levels = &mut stats.traffic.entry(*collection).or_default().levels;
+        levels.entry(place.level).or_default().device_reads += 1;
+        drop(stats);
         Some(async move {
             let content = match goal {
                 Goal::Search(place) => Content::Page(place, segment.fetch_page(&self.env, place).await),

@@ -360,8 +360,12 @@ impl<E: Env> Shard<E> {
 
     /// Removes dead segments: no more than a manifest record has to find space.
     pub(super) async fn discard_if_room(&self, collection: CollectionId, numbers: Vec<u64>) -> Result<()> {
-        let retention = self.state.borrow().retention();
+        let (retention, count) = (self.state.borrow().retention(), to_u64(numbers.len()));
         match self.replace(collection, numbers, Vec::new(), None, &retention).await {
+            Ok(()) => {
+                self.stats.borrow_mut().orphans_deleted += count;
+                Ok(())
+            }
             Err(error) if error.is_out_of_space() => {
                 let until_bytes = self.available_bytes().await.saturating_add(1);
                 self.put_off_merges(error, until_bytes, true);

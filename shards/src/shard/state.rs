@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use op_engine_io::Env;
+use op_engine_io::num::to_u64;
 
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::catalog::{Catalog, CollectionSpec, History};
@@ -71,6 +72,8 @@ pub(crate) struct State<E: Env> {
     /// The runs of each collection.
     pub(crate) runs: BTreeMap<CollectionId, Rc<Runs<E>>>,
     pub(crate) next_segment: u64,
+    /// Bytes of keys and values that were applied since the store was opened.
+    pub(crate) committed_bytes: BTreeMap<CollectionId, u64>,
     pub(crate) failed: Option<Error>,
 }
 
@@ -145,6 +148,7 @@ impl<E: Env> State<E> {
             frozen: VecDeque::new(),
             runs: BTreeMap::new(),
             next_segment,
+            committed_bytes: BTreeMap::new(),
             failed: None,
         }
     }
@@ -190,6 +194,11 @@ impl<E: Env> State<E> {
         // The memtable looks for each key from the one before on.
         for op in in_key_order(&ops) {
             active.insert(op.collection, op.key, frame.seq, op.value);
+        }
+        for ops in ops.chunk_by(|a, b| a.collection == b.collection) {
+            let Some(first) = ops.first() else { continue };
+            let bytes: usize = ops.iter().map(|op| op.key.len() + op.value.map_or(0, <[u8]>::len)).sum();
+            *self.committed_bytes.entry(first.collection).or_default() += to_u64(bytes);
         }
         Ok(())
     }

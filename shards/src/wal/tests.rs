@@ -425,20 +425,24 @@ fn a_dropped_append_ends_the_log() {
     });
 }
 
+/// The first term of a log of files of a MiB, with a whole reserve.
+async fn first_term_with_reserve(env: &SimEnv, reserve_bytes: u64) -> (Wal<SimEnv>, Rc<Reserve<SimEnv>>) {
+    let config = WalConfig { file_bytes: 1 << 20, free_files_max: 2 };
+    let reserve = Reserve::find(env, ShardId(0), Some(reserve_bytes), &[]).await.unwrap();
+    while reserve.refill().await.unwrap() {}
+    let reserve = Rc::new(reserve);
+    let found = recover(env, IDENTITY, Seq::ZERO).await.unwrap();
+    let started = found.start_term(env, config, Rc::clone(&reserve), Term(1), Seq::ZERO, Seq::ZERO).await;
+    let (wal, _) = started.unwrap();
+    (wal, reserve)
+}
+
 #[test]
 fn a_frame_for_which_neither_disk_nor_reserve_have_room_ends_the_log() {
-    use op_engine_io::sim::{SimOptions, SimWorld};
-    let config = WalConfig { file_bytes: 1 << 20, free_files_max: 2 };
     let world = SimWorld::new(SimOptions::with_seed(3), empty_disk());
     let env = world.env();
     let outcome = world.run(async {
-        let reserve = Reserve::find(&env, ShardId(0), Some(256 << 10), &[]).await.unwrap();
-        while reserve.refill().await.unwrap() {}
-        let reserve = Rc::new(reserve);
-        let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
-        let started =
-            found.start_term(&env, config, Rc::clone(&reserve), Term(1), Seq::ZERO, Seq::ZERO).await;
-        let (wal, _) = started.unwrap();
+        let (wal, reserve) = first_term_with_reserve(&env, 256 << 10).await;
         wal.prepare().await.unwrap();
         world.set_free_bytes(Some(100 << 10));
         assert_eq!(wal.room_bytes(0), (1 << 20) - UNIT_BYTES);
@@ -465,18 +469,10 @@ fn a_frame_for_which_neither_disk_nor_reserve_have_room_ends_the_log() {
 
 #[test]
 fn files_of_a_full_disk_are_small_and_as_good_as_others() {
-    use op_engine_io::sim::{SimOptions, SimWorld};
-    let config = WalConfig { file_bytes: 1 << 20, free_files_max: 2 };
     let world = SimWorld::new(SimOptions::with_seed(3), empty_disk());
     let env = world.env();
     let outcome = world.run(async {
-        let reserve = Reserve::find(&env, ShardId(0), Some(512 << 10), &[]).await.unwrap();
-        while reserve.refill().await.unwrap() {}
-        let reserve = Rc::new(reserve);
-        let found = recover(&env, IDENTITY, Seq::ZERO).await.unwrap();
-        let started =
-            found.start_term(&env, config, Rc::clone(&reserve), Term(1), Seq::ZERO, Seq::ZERO).await;
-        let (wal, _) = started.unwrap();
+        let (wal, reserve) = first_term_with_reserve(&env, 512 << 10).await;
         world.set_free_bytes(Some(70 << 10));
         let mut seq = 0;
         let mut append = async |bytes| {

@@ -59,10 +59,10 @@ pub(super) fn write_amplification(engine: &Engine, committed: UserBytes) -> Outc
     let stats = engine.blocking().stats()?;
     let names = engine.collection_names();
     let append_only: Vec<_> = names.iter().filter(|(_, name)| name == "bodies").map(|(id, _)| *id).collect();
-    let all = || stats.shards.iter().flat_map(|shard| &shard.written);
+    let all = || stats.shards.iter().flat_map(|shard| &shard.traffic);
     let written = |wanted: bool| -> u64 {
         let of_layout = all().filter(|(collection, _)| append_only.contains(collection) == wanted);
-        of_layout.map(|(_, written)| written.flushes + written.merges).sum()
+        of_layout.map(|(_, traffic)| traffic.written_bytes()).sum()
     };
     let wal: u64 = stats.shards.iter().map(|shard| shard.wal_bytes).sum();
     let wal_each = wal as f64 / (committed.mutable + committed.append_only).max(1) as f64;

@@ -96,8 +96,8 @@ impl<K: Key, R: Key, C> Placed for (K, R, C) {
 }
 
 /// A page of the rows whose keys are in `range`, both ends included.
-pub(super) async fn page<K: Key, R: Placed>(
-    scan: Scan<K, R>,
+pub(super) async fn page<K: Key, R: Placed, I>(
+    scan: Scan<K, R, I>,
     range: (K, K),
     paging: &Paging,
 ) -> Result<Page<R>> {
@@ -106,8 +106,8 @@ pub(super) async fn page<K: Key, R: Placed>(
 }
 
 /// A page of those rows that `keep` keeps. The others are passed over and do not count.
-pub(super) async fn filtered_page<K: Key, R: Placed>(
-    scan: Scan<K, R>,
+pub(super) async fn filtered_page<K: Key, R: Placed, I>(
+    scan: Scan<K, R, I>,
     (first, last): (K, K),
     paging: &Paging,
     keep: impl Fn(&R) -> bool,

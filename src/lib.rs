@@ -43,7 +43,8 @@
 //!   hand as well;
 //! - [`key`] and [`value`] are the codecs of keys and records, [`record!`] makes a record of a struct or an enum;
 //! - [`chain`] reads the block files of a Bitcoin node and declares the collections of an OPNet node;
-//! - [`verify`] checks every byte of a store.
+//! - [`verify`] checks every byte of a store;
+//! - [`docs`] is the guide: new collections, composite keys, reorgs, durability.
 //!
 //! It is for Linux with io_uring, on a filesystem with direct I/O. It is not a server, not a consensus engine and not an
 //! SQL database; it does not replicate, and one process at a time holds a store.
@@ -54,6 +55,7 @@ pub mod chain;
 mod collection;
 mod config;
 mod declare;
+pub mod docs;
 mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -5,8 +5,11 @@
     clippy::expect_used,
     clippy::indexing_slicing,
     clippy::cast_possible_truncation,
+    clippy::cast_precision_loss,
     reason = "a benchmark fails by panicking, and each one uses a part of this"
 )]
+
+pub mod raw_reads;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -90,6 +90,26 @@ impl BlockingEngine<'_> {
         block_on(self.0.get_many::<C>(keys))
     }
 
+    /// See [`Engine::get_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_at<C: Collection>(&self, height: Height, key: &C::Key) -> Result<Option<C::Value>> {
+        block_on(self.0.get_at::<C>(height, key))
+    }
+
+    /// See [`Engine::get_many_at`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn get_many_at<C: Collection>(
+        &self,
+        height: Height,
+        keys: &[C::Key],
+    ) -> Result<Vec<Option<C::Value>>> {
+        block_on(self.0.get_many_at::<C>(height, keys))
+    }
+
     /// See [`Engine::get_by`].
     ///
     /// # Errors

@@ -309,6 +309,29 @@ impl Engine {
         reader::get_many::<C>(&self.shared, At::Tip, keys).await
     }
 
+    /// The record with a key, as it was after the block at `height`.
+    ///
+    /// # Errors
+    /// As [`Engine::get_many_at`].
+    pub async fn get_at<C: Collection>(&self, height: Height, key: &C::Key) -> Result<Option<C::Value>> {
+        Ok(self.get_many_at::<C>(height, std::slice::from_ref(key)).await?.pop().flatten())
+    }
+
+    /// The records with many keys, as they were after the block at `height`, in the order of the keys. One meaning
+    /// everywhere: what the newest value *below* a height was is asked of the height before it.
+    ///
+    /// As [`Engine::at`] and [`Snapshot::get_many`], with one message a shard and nothing held.
+    ///
+    /// # Errors
+    /// [`Error::NoSuchHeight`], [`Error::EmptyChain`], [`Error::HistoryGone`], and as [`Engine::get`].
+    pub async fn get_many_at<C: Collection>(
+        &self,
+        height: Height,
+        keys: &[C::Key],
+    ) -> Result<Vec<Option<C::Value>>> {
+        reader::get_many_at::<C>(&self.shared, height, keys).await
+    }
+
     /// The record that a key of a unique index leads to, at the tip.
     ///
     /// # Errors

@@ -3,12 +3,14 @@
 use std::any::TypeId;
 use std::sync::Arc;
 
-use op_engine_shards::{CollectionId, Error as StorageError, Seq};
+use op_engine_shards::{CollectionId, Error as StorageError, Height, Seq};
 
-use crate::collection::{Collection, Index, decode_entry, encode_key};
+use crate::collection::{Collection, History, Index, Scope, decode_entry, encode_key};
+use crate::engine::chain_window::Tip;
 use crate::engine::index_state::require_complete;
 use crate::engine::prepare::{Answers, get_each};
 use crate::engine::shared::Shared;
+use crate::engine::system;
 use crate::error::{Error, Result};
 use crate::key::Key;
 use crate::value::Record;
@@ -44,6 +46,43 @@ pub(crate) async fn get_many<'a, C: Collection>(
         .collect::<Vec<_>>();
     let values = read(shared, at, &wanted).await?;
     values.iter().map(|value| value.map(decode_value::<C>).transpose()).collect()
+}
+
+/// Records as they were after the block at a height, without holding that state: one message a shard.
+pub(crate) async fn get_many_at<C: Collection>(
+    shared: &Arc<Shared>,
+    height: Height,
+    keys: &[C::Key],
+) -> Result<Vec<Option<C::Value>>> {
+    let registered = shared.registry.collection(TypeId::of::<C>(), C::NAME)?;
+    for attempt in 0.. {
+        let (block, is_kept) = block_at(shared, height).await?;
+        let is_kept = is_kept || registered.history == History::All;
+        if !is_kept || registered.scope == Scope::Cleared {
+            let horizon = shared.chain(|chain| chain.reachable());
+            return Err(Error::HistoryGone { collection: C::NAME.to_owned(), height, horizon });
+        }
+        match get_many::<C>(shared, At::View(block.seq), keys).await {
+            // The horizon or a reorg has overtaken it.
+            Err(error) if is_expired(&error) && attempt < TIP_READS_MAX => {}
+            answer => return answer,
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+/// The block at a height, and whether collections with a window can be read there.
+pub(crate) async fn block_at(shared: &Shared, height: Height) -> Result<(Tip, bool)> {
+    let (block, first, tip) = shared.chain(|chain| (chain.at(height), chain.first(), chain.tip()));
+    if let Some(block) = block {
+        return Ok((block, true));
+    }
+    let (Some(first), Some(tip)) = (first, tip) else { return Err(Error::EmptyChain) };
+    let missing = Error::NoSuchHeight { height, first, tip: tip.height };
+    if height < first || height > tip.height {
+        return Err(missing);
+    }
+    Ok((system::block_at(shared, shared.applied(), height).await?.ok_or(missing)?, false))
 }
 
 /// The record that a key of a unique index leads to.

@@ -13,7 +13,6 @@ use crate::engine::chain_window::Tip;
 use crate::engine::reader::{self, At, IndexHit, is_expired};
 use crate::engine::scan::{self, Row, Scan, View};
 use crate::engine::shared::{Pin, Shared};
-use crate::engine::system;
 use crate::error::{Error, Result};
 
 /// Attempts to hold a view before giving up: each fails only if a reorg or the window overtakes it.
@@ -53,31 +52,17 @@ impl Snapshot {
     pub(crate) async fn at(shared: &Arc<Shared>, height: Height) -> Result<Self> {
         let mut attempts = 0;
         loop {
-            let Some(block) = shared.chain(|chain| chain.at(height)) else {
-                return Self::below_window(shared, height).await;
-            };
-            match shared.pin(block.seq).await {
+            let (block, is_in_window) = reader::block_at(shared, height).await?;
+            let pin = if is_in_window { shared.pin(block.seq).await.map(Some) } else { Ok(None) };
+            match pin {
                 Ok(pin) => {
-                    let pin = Some(Arc::new(pin));
                     let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
-                    return Ok(Self { shared, view, tip, by_height: true, pin });
+                    return Ok(Self { shared, view, tip, by_height: true, pin: pin.map(Arc::new) });
                 }
                 Err(error) if is_expired(&error) && attempts < PINS_MAX => attempts += 1,
                 Err(error) => return Err(error),
             }
         }
-    }
-
-    async fn below_window(shared: &Arc<Shared>, height: Height) -> Result<Self> {
-        let (first, tip) = shared.chain(|chain| (chain.first(), chain.tip()));
-        let (Some(first), Some(tip)) = (first, tip) else { return Err(Error::EmptyChain) };
-        let missing = Error::NoSuchHeight { height, first, tip: tip.height };
-        if height < first || height > tip.height {
-            return Err(missing);
-        }
-        let block = system::block_at(shared, shared.applied(), height).await?.ok_or(missing)?;
-        let (shared, view, tip) = (Arc::clone(shared), block.seq, Some(block));
-        Ok(Self { shared, view, tip, by_height: true, pin: None })
     }
 
     /// The same calls for threads that may block.

@@ -21,6 +21,7 @@ mod crash_in_recovery;
 mod determinism;
 mod disk_full;
 mod get_many;
+mod heights;
 mod mutants;
 mod point_reads;
 mod random_seeds;

@@ -5,20 +5,27 @@ use std::fmt::Debug;
 use std::future::poll_fn;
 use std::ops::{Bound, RangeBounds};
 use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
 use op_engine::{
-    Desc, Engine, Error, Height, Index, IndexRow, Row, Scan, Snapshot, Token, TokenError, Totals,
+    Block, BlockHash, Desc, Engine, Error, Height, Index, IndexRow, Row, Scan, Snapshot, Token, TokenError,
+    Totals,
 };
 use op_engine_io::sim::{Rng, SimDisk};
 
 use crate::support::check::Checked;
-use crate::support::model::{Content, State};
+use crate::support::model::{Content, State, same};
 use crate::support::run::{Driver, Machine, Progress, Setup, on_two_threads};
 use crate::support::schema::{ByOwner, ByTag, Coins, Plain, States, Wallet};
 use crate::support::script::{Recipe, Script, write};
 
 const SEEDS: u64 = 240;
+
+/// What has been seen in all runs together, so that none of it is missing by accident.
+static ROWS: AtomicU64 = AtomicU64::new(0);
+static RESUMED: AtomicU64 = AtomicU64::new(0);
+static REORGANISED: AtomicU64 = AtomicU64::new(0);
 
 /// What is scanned.
 #[derive(Clone, Copy)]
@@ -316,9 +323,9 @@ where
 async fn answers<Q: Query>(view: View<'_>, content: &Content, rng: &mut Rng) -> Checked {
     let query = Q::random(content, rng);
     let rows = query.rows(content);
-    let same = |what: &str, got: &[Q::Row], wanted: &[Q::Row]| {
-        crate::support::model::same(&format!("{what} of {query:?}"), got, wanted)
-    };
+    let same =
+        |what: &str, got: &[Q::Row], wanted: &[Q::Row]| same(&format!("{what} of {query:?}"), got, wanted);
+    ROWS.fetch_add(rows.len() as u64, Ordering::Relaxed);
     let scan = || query.scan(view);
     same("all", &scan().collect().await?, &rows)?;
     let limit = rng.index(rows.len() + 2);
@@ -379,7 +386,7 @@ async fn pages<Q: Query>(
                 None => break,
             }
         }
-        crate::support::model::same(&format!("pages of {query:?} with {effort:?}"), &got, rows)?;
+        same(&format!("pages of {query:?} with {effort:?}"), &got, rows)?;
     }
     Ok(())
 }
@@ -390,11 +397,11 @@ async fn joins(view: View<'_>, state: &Content, rng: &mut Rng) -> Checked {
     let coin = |id: u64| state.coins.iter().find(|(key, _)| *key == id).unwrap().1;
     let rows: Vec<_> = query.rows(state).into_iter().map(|row| (row, coin(row.1))).collect();
     let scan = || query.scan(view);
-    crate::support::model::same("joined", &scan().with_records().collect().await?, &rows)?;
+    same("joined", &scan().with_records().collect().await?, &rows)?;
     let few: Vec<_> = rows.iter().filter(|(_, coin)| coin.1 % 2 == 1).copied().collect();
     let limit = rng.index(rows.len() + 2);
     let joined = scan().limit(limit).with_records().filter(|_, coin| coin.1 % 2 == 1);
-    crate::support::model::same("filtered", &joined.collect().await?, &few[..limit.min(few.len())])?;
+    same("filtered", &joined.collect().await?, &few[..limit.min(few.len())])?;
 
     let (mut got, mut token) = (Vec::new(), None::<Token>);
     loop {
@@ -412,7 +419,7 @@ async fn joins(view: View<'_>, state: &Content, rng: &mut Rng) -> Checked {
             None => break,
         }
     }
-    crate::support::model::same("joined pages", &got, &few)?;
+    same("joined pages", &got, &few)?;
     Ok(())
 }
 
@@ -479,12 +486,14 @@ where
         }
     };
     if stays {
-        crate::support::model::same(&format!("resumed {query:?}"), &resumed?, &wanted)?;
+        RESUMED.fetch_add(1, Ordering::Relaxed);
+        same(&format!("resumed {query:?}"), &resumed?, &wanted)?;
     } else {
+        REORGANISED.fetch_add(1, Ordering::Relaxed);
         assert_eq!(refused(resumed), TokenError::Reorganised { height: Height(tip.height) }, "{query:?}");
     }
     let anyhow = query.scan(View::Tip(engine)).resume_anyhow(token).collect().await?;
-    crate::support::model::same(&format!("resumed anyhow {query:?}"), &anyhow, &wanted)?;
+    same(&format!("resumed anyhow {query:?}"), &anyhow, &wanted)?;
     Ok(())
 }
 
@@ -517,7 +526,8 @@ async fn all_answers(view: View<'_>, content: &Content, rng: &mut Rng) -> Checke
 
 fn recipe(seed: u64, blocks: usize, floor: u64) -> Recipe {
     let reorgs_at = if seed.is_multiple_of(3) { Vec::new() } else { vec![blocks / 2, blocks - 1] };
-    Recipe { seed, blocks, reorgs_at, floor, big_values: 50, ..Recipe::default() }
+    let weights = [3, 8, 3, 4, 1, 1];
+    Recipe { seed, blocks, reorgs_at, floor, weights, changes_max: 40, big_values: 50, ..Recipe::default() }
 }
 
 async fn live(seed: u64, setup: &Setup, machine: &Machine) -> Checked {
@@ -559,7 +569,7 @@ async fn live(seed: u64, setup: &Setup, machine: &Machine) -> Checked {
     if let Some(interrupted) = &of_snapshot {
         let (query, token) = (&interrupted.query, &interrupted.token);
         let rest = query.scan(View::Held(&snapshot)).resume(token).collect().await?;
-        crate::support::model::same("on the snapshot", &rest, interrupted.rest())?;
+        same("on the snapshot", &rest, interrupted.rest())?;
         let position = owner_position(query);
         go_on_after_changes(&engine, interrupted, &old, new, position).await?;
         let other = engine.snapshot().await?;
@@ -571,13 +581,13 @@ async fn live(seed: u64, setup: &Setup, machine: &Machine) -> Checked {
     {
         let again = engine.at(Height(height)).await?;
         let rest = interrupted.query.scan(View::Held(&again)).resume(&interrupted.token).collect().await?;
-        crate::support::model::same("at the same height", &rest, interrupted.rest())?;
+        same("at the same height", &rest, interrupted.rest())?;
     }
     if let Some(token) = of_wallet {
         let first = old.content.wallet[0].0;
         let wanted: Vec<_> = new.content.wallet.iter().filter(|(key, _)| *key > first).cloned().collect();
         let rest = engine.scan::<Wallet>().resume(&token).collect().await?;
-        crate::support::model::same("no reorg changes what is global", &rest, &wanted)?;
+        same("no reorg changes what is global", &rest, &wanted)?;
     }
     drop((snapshot, below));
     all_answers(View::Tip(&engine), &new.content, rng).await?;
@@ -594,6 +604,9 @@ fn scans_give_what_a_sorted_list_gives() {
             done.unwrap_or_else(|why| panic!("seed {seed}: {why:?}"));
         }
     });
+    let seen = [&ROWS, &RESUMED, &REORGANISED].map(|count| count.load(Ordering::Relaxed));
+    println!("rows, scans that went on, scans that a reorg ended: {seen:?}");
+    assert!(seen[0] > 50 * SEEDS && seen[1] > SEEDS / 10 && seen[2] > SEEDS / 10, "{seen:?}");
 }
 
 /// A store of some blocks.
@@ -661,6 +674,94 @@ fn a_filter_that_panics_ends_its_scan_only() {
         assert_eq!(engine.scan::<Coins>().count().await?, coins as u64);
         Ok(engine.close().await?)
     });
+}
+
+/// A chain of blocks that change coins, outside of any script.
+struct Chain<'a> {
+    engine: &'a Engine,
+    height: u64,
+    hash: BlockHash,
+    blocks: u8,
+}
+
+impl Chain<'_> {
+    async fn commit(&mut self, coins: impl IntoIterator<Item = (u64, Option<(u64, u32)>)>) -> Checked {
+        self.blocks += 1;
+        let hash = BlockHash([self.blocks; 32]);
+        let mut block = Block::new(Height(self.height + 1), hash, self.hash);
+        for (id, coin) in coins {
+            match coin {
+                Some(coin) => block.put::<Coins>(&id, &coin),
+                None => block.delete::<Coins>(&id),
+            };
+        }
+        self.engine.commit(block).await?;
+        (self.height, self.hash) = (self.height + 1, hash);
+        Ok(())
+    }
+
+    async fn go_back(&mut self) -> Checked {
+        let back = self.engine.block_at(Height(self.height - 1)).unwrap();
+        self.engine.reorg_to(back.height).await?;
+        (self.height, self.hash) = (back.height.0, back.hash);
+        Ok(())
+    }
+}
+
+/// Of several pages from each shard, the next one asked for ahead.
+#[test]
+fn a_long_scan_shows_one_state_while_blocks_come_and_go() {
+    const COINS: u64 = 6000;
+    for shards in [1, 3] {
+        let setup = Setup::small(shards);
+        let machine = Machine::new(setup.options(7), SimDisk::new());
+        let done = machine.finish(async {
+            let engine = setup.open(&machine.0, false).await?;
+            let mut chain = Chain { engine: &engine, height: 0, hash: BlockHash([0; 32]), blocks: 0 };
+            let coin = |id: u64| (id * 7 % 101, (id % 3) as u32);
+            chain.commit((0..COINS).map(|id| (id, Some(coin(id))))).await?;
+            chain.commit([]).await?;
+            engine.flush().await?;
+            let whole: Vec<_> = (0..COINS).map(|id| (id, coin(id))).collect();
+            for variant in 0..4 {
+                let scan = || match variant {
+                    0 => engine.scan::<Coins>(),
+                    1 => engine.scan::<Coins>().descending(),
+                    2 => engine.scan::<Coins>().filter(|(id, _)| id % 7 < 3),
+                    _ => engine.scan::<Coins>().range(Bound::Excluded(&700), Bound::Included(&5300)),
+                };
+                let passes = |(id, _): &&(u64, (u64, u32))| match variant {
+                    2 => id % 7 < 3,
+                    3 => (701..=5300).contains(id),
+                    _ => true,
+                };
+                let wanted = in_order(whole.iter().filter(passes).copied().collect(), variant == 1);
+                let (mut rows, mut got) = (scan(), Vec::new());
+                while let Some(row) = rows.next().await? {
+                    got.push(row);
+                    match got.len() % 1000 {
+                        100 => chain.commit((0..COINS).step_by(11).map(|id| (id, None))).await?,
+                        400 => chain.commit((0..COINS).step_by(5).map(|id| (id, Some((1, 1))))).await?,
+                        600 | 800 => chain.go_back().await?,
+                        _ => {}
+                    }
+                }
+                same(&format!("scan {variant}"), &got, &wanted)?;
+                while chain.height > 2 {
+                    chain.go_back().await?;
+                }
+                let page = scan().page(wanted.len() / 2).await?;
+                let rest = scan().resume(&page.token.unwrap()).collect().await?;
+                same("the rest", &[page.rows, rest].concat(), &wanted)?;
+                assert_eq!(scan().count().await?, wanted.len() as u64);
+            }
+            let of_owner = engine.scan_index::<ByOwner>().prefix(&(1,)).with_records().collect().await?;
+            assert!(of_owner.iter().all(|((_, id, _), record)| *record == coin(*id)));
+            assert_eq!(of_owner.len() as u64, COINS / 3);
+            Ok(engine.close().await?)
+        });
+        done.unwrap();
+    }
 }
 
 #[test]

@@ -59,7 +59,7 @@ pub(crate) enum View {
 ///
 /// Rows come one after another. Nothing is held but two pages from each shard, of which one may be on its way. A scan sees
 /// one state from its first row to its last, whatever is committed meanwhile. What narrows it can be combined, and a row
-/// must satisfy all of it.
+/// must satisfy all of it; it must be said before the first row is taken.
 ///
 /// # Going on later
 /// [`Scan::token`] and [`Scan::page`] give a [`Token`]: bytes with which a scan of the same collection, range and

@@ -42,7 +42,7 @@ struct Begun {
     /// The key of the token.
     after: Option<Vec<u8>>,
     /// Keeps the view readable.
-    _pin: Option<Arc<Pin>>,
+    pin: Option<Arc<Pin>>,
     feeds: Vec<Feed>,
 }
 
@@ -222,12 +222,20 @@ impl Stream {
             Origin::Tip if is_over && !self.holds_view => None,
             Origin::Tip => Some(Arc::new(self.shared.pin(seen.view).await?)),
         };
-        Ok((Begun { seen, after: None, _pin: pin, feeds }, entries))
+        Ok((Begun { seen, after: None, pin, feeds }, entries))
     }
 
     /// Gets a page from every shard whose rows have all been taken.
     async fn fill(&mut self, left: usize) -> Result<()> {
         let Some(begun) = &mut self.begun else { return Ok(()) };
+        if begun.pin.is_none() && matches!(self.origin, Origin::Tip) {
+            // Fewer rows were wanted when it began.
+            let pinned = self.shared.pin(begun.seen.view).await;
+            begun.pin = match pinned {
+                Ok(pin) => Some(Arc::new(pin)),
+                Err(error) => return Err(self.explain(error)),
+            };
+        }
         let select = share(&self.select, self.entries_left, begun.feeds.len());
         let ask = Ask { shared: &self.shared, query: &self.query, view: begun.seen.view, select, left };
         let filled = fill(&mut begun.feeds, &ask).await;

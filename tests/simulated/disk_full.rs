@@ -19,6 +19,9 @@ use crate::support::script::{Recipe, Script, write};
 
 /// More than any of these stores takes.
 const PLENTY: u64 = 64 << 20;
+/// Seeds that are tried in any case, and until all that can happen has happened.
+const SEEDS_MIN: u64 = 40;
+const SEEDS_MAX: u64 = 400;
 /// The device's own error number.
 const ENOSPC: i32 = 28;
 
@@ -244,6 +247,14 @@ struct Met {
     slowed: u64,
 }
 
+impl Met {
+    /// Whether all of it was met often enough to say that it works.
+    fn is_covered(&self) -> bool {
+        let Self { refused, flushes_put_off, merges_put_off, slowed } = *self;
+        [refused, flushes_put_off, merges_put_off, slowed].into_iter().all(|count| count > 10)
+    }
+}
+
 impl std::ops::AddAssign for Met {
     fn add_assign(&mut self, other: Self) {
         self.refused += other.refused;
@@ -305,7 +316,10 @@ fn without_warning(shards: u16, seed: u64) -> Checked<Met> {
 fn a_disk_that_others_fill_holds_commits_back_and_stops_nothing() {
     let all = Mutex::new(Met::default());
     on_two_threads(|thread| {
-        for seed in (thread..40).step_by(2) {
+        for seed in (thread..SEEDS_MAX).step_by(2) {
+            if seed >= SEEDS_MIN && all.lock().unwrap().is_covered() {
+                return;
+            }
             let shards = [1, 2, 4][(seed / 2 % 3) as usize];
             let met = without_warning(shards, seed)
                 .unwrap_or_else(|trouble| panic!("{shards} shards, seed {seed}: {trouble:?}"));
@@ -314,9 +328,7 @@ fn a_disk_that_others_fill_holds_commits_back_and_stops_nothing() {
     });
     let all = all.into_inner().unwrap();
     println!("{all:?}");
-    let Met { refused, flushes_put_off, merges_put_off, slowed } = all;
-    let each = [refused, flushes_put_off, merges_put_off, slowed];
-    assert!(each.into_iter().all(|count| count > 3), "the seeds cover it all: {all:?}");
+    assert!(all.is_covered(), "the seeds cover it all: {all:?}");
 }
 
 /// Compacts on a disk that is full, or does not give what it says it has, and again when there is space.

@@ -10,6 +10,7 @@
     reason = "a test fails by panicking"
 )]
 
+mod amplification;
 mod backfill;
 mod bad_input;
 mod chain;

@@ -4,6 +4,7 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::support::coverage::Coverage;
 use crate::support::life::{Ended, live};
 use crate::support::run::on_two_threads;
 
@@ -24,12 +25,14 @@ fn every_seed_keeps_every_promise() {
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
     let wrong = Mutex::new(Vec::new());
+    let coverage = Mutex::new(Coverage::default());
     let (crashed, faulted, closed) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     on_two_threads(|thread| {
         for seed in (thread..seeds).step_by(2) {
             let (ended, _) = live(seed, false);
             match ended {
-                Ok(Ended { crashes, faults, closes, .. }) => {
+                Ok(Ended { crashes, faults, closes, coverage: covered, .. }) => {
+                    *coverage.lock().unwrap() += covered;
                     crashed.fetch_add(crashes, Ordering::Relaxed);
                     faulted.fetch_add(faults, Ordering::Relaxed);
                     closed.fetch_add(closes, Ordering::Relaxed);
@@ -51,5 +54,10 @@ fn every_seed_keeps_every_promise() {
     let counts = [crashed, faulted, closed].map(|count| count.load(Ordering::Relaxed));
     println!("crashes, failures, closes: {counts:?}");
     assert!(wrong.is_empty(), "{} seeds fail", wrong.len());
+    let coverage = coverage.into_inner().unwrap();
+    if seeds >= SEEDS {
+        coverage.expect_more_than(3, &[]);
+        assert!(coverage.refused > 10, "{} commits are refused on a full disk", coverage.refused);
+    }
     assert!(counts.into_iter().all(|count| count > seeds / 20), "the seeds cover it all: {counts:?}");
 }

@@ -237,30 +237,37 @@ async fn begin_file<E: Env>(
     let end = UNIT_BYTES + write_bytes(&snapshot);
     let usual = file_bytes(end, start.room_bytes).max(end + start.bytes);
     let least = end + start.bytes.max(UNIT_BYTES);
-    match make_file(env, identity, term, start.number, usual, &snapshot).await {
+    let place = FilePlace { identity, term, number: start.number };
+    match make_file(env, place, usual, &snapshot).await {
         Err(error) if error.is_out_of_space() => {}
         made => return made,
     }
-    reserve.within(async || make_file(env, identity, term, start.number, least, &snapshot).await).await
+    reserve.within(async || make_file(env, place, least, &snapshot).await).await
+}
+
+/// Which file of which manifest.
+#[derive(Debug, Clone, Copy)]
+struct FilePlace {
+    identity: Identity,
+    term: Term,
+    number: u64,
 }
 
 /// Makes a file of a length. Whatever out of space has left of it is durably gone.
 async fn make_file<E: Env>(
     env: &E,
-    identity: Identity,
-    term: Term,
-    number: u64,
+    place: FilePlace,
     bytes: u64,
     snapshot: &[Frame; 1],
 ) -> Result<Writer<E::File>> {
-    let outcome = write_file(env, identity, term, number, bytes, snapshot).await;
+    let outcome = write_file(env, place, bytes, snapshot).await;
     if outcome.as_ref().is_err_and(Error::is_out_of_space) {
-        let removed = match env.remove(manifest_name(identity.shard, number)).await {
+        let removed = match env.remove(manifest_name(place.identity.shard, place.number)).await {
             Err(op_engine_io::Error::NotFound { .. }) => Ok(()),
             removed => removed,
         };
         removed.map_err(|error| Error::from(error).poison())?;
-        sync_names(env, identity.shard).await.map_err(Error::poison)?;
+        sync_names(env, place.identity.shard).await.map_err(Error::poison)?;
     }
     outcome
 }
@@ -268,12 +275,11 @@ async fn make_file<E: Env>(
 /// Writes a new file and makes it and its name durable.
 async fn write_file<E: Env>(
     env: &E,
-    identity: Identity,
-    term: Term,
-    number: u64,
+    place: FilePlace,
     bytes: u64,
     snapshot: &[Frame; 1],
 ) -> Result<Writer<E::File>> {
+    let FilePlace { identity, term, number } = place;
     let file = env.open(manifest_name(identity.shard, number), OpenMode::CreateNew).await?;
     file.zero_fill(bytes).await?;
     let context = FrameContext { purpose: Purpose::Manifest, identity, number, term, generation: number };

@@ -1,5 +1,6 @@
 //! The life of one store, drawn from a seed: a few openings, each of which ends with a crash, a failure, or a close.
 
+use std::cell::Cell;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use op_engine_io::sim::{DurableCover, Faults, Outcome, Personality, Rng, SimDisk
 use op_engine_shards::Error as StorageError;
 
 use super::check::{Checked, Schema, Trouble, verify};
+use super::coverage::Coverage;
 use super::model::State;
 use super::run::{Driver, Machine, Progress, Setup, block_of};
 use super::script::{Recipe, Script, write};
@@ -23,6 +25,8 @@ pub struct Ended {
     pub faults: u64,
     /// Openings that ended with a close.
     pub closes: u64,
+    /// What openings did whose end was not a crash in the middle.
+    pub coverage: Coverage,
 }
 
 /// What goes wrong in one opening.
@@ -63,6 +67,11 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup.settings.merge_fan_in = 2 + rng.index(3);
     setup.settings.segment_bytes_max = 4096 << rng.below(5);
     setup.settings.young_runs_max = 1 + rng.index(6);
+    if rng.below(4) == 0 {
+        setup.settings.wal_queue_bytes_max = 1 << 10;
+        setup.settings.wal_gather_bytes = 64 << 10;
+    }
+    (setup.settings.merge_runs_soft, setup.settings.merge_runs_max) = [(2, 5), (8, 12)][rng.index(2)];
     setup.settings.bottom_ratio_percent = [5, 40, 200][rng.index(3)];
     setup.settings.cache_bytes = 4096 << rng.below(5);
     setup.settings.filter_bytes_max = [0, 2 << 10, 8 << 10, 64 << 20][rng.index(4)];
@@ -142,11 +151,16 @@ impl Life {
             Ordeal::Calm => {}
             Ordeal::Failing => {
                 let parts = [5, 20, 80][self.rng.index(3)];
-                match self.rng.below(5) {
+                match self.rng.below(6) {
                     0 => faults.write_error = parts,
                     1 => faults.sync_error = parts,
                     2 => faults.any_error = parts,
                     3 => faults.no_space = parts,
+                    // A quota that the disk does not tell of.
+                    4 => {
+                        faults.no_space = 50 * parts;
+                        faults.kinds = vec![FileKind::Segment];
+                    }
                     _ => options.free_bytes = Some(4096 * (20 + self.rng.below(200))),
                 }
                 faults.read_only_after_error = self.rng.coin();
@@ -186,7 +200,9 @@ impl Life {
         progress.durable.set(window.start);
         progress.submitted.set(window.end - 1);
         let close = self.rng.below(3) == 0;
-        let outcome = machine.0.run(self.drive(&machine, script, &progress, close, ordeal));
+        let covered = Cell::default();
+        let outcome = machine.0.run(self.drive(&machine, script, &progress, &covered, close, ordeal));
+        self.ended.coverage += covered.get();
         self.note(&machine);
         let panics = machine.0.panics();
         if let Some(panic) = panics.first() {
@@ -236,6 +252,7 @@ impl Life {
         machine: &Machine,
         script: &Script,
         progress: &Progress,
+        covered: &Cell<Coverage>,
         close: bool,
         ordeal: Ordeal,
     ) -> Checked {
@@ -247,6 +264,7 @@ impl Life {
             setup.pipeline = 1;
         }
         let driven = Driver::new(&engine, world, script, progress, &setup).run().await;
+        covered.set(Coverage::of(&engine).await?);
         match driven {
             Ok(()) if close => Ok(engine.close().await?),
             Ok(()) => Ok(()),

@@ -1,6 +1,7 @@
 //! What the tests on the simulated machine share: a schema, an oracle, scripts, checks and runs.
 
 pub mod check;
+pub mod coverage;
 pub mod damage;
 pub mod life;
 pub mod model;

@@ -9,7 +9,8 @@ mod mempool;
 
 use std::fmt::Debug;
 
-use op_engine::chain::queries::{ChainView, Order, Page, Paging};
+use op_engine::Page;
+use op_engine::chain::queries::{ChainView, Order, Paging};
 use op_engine_io::sim::Rng;
 
 use super::state::Seen;
@@ -56,11 +57,11 @@ async fn same_pages<T: PartialEq + Debug>(
     loop {
         let page = ask(&paging).await?;
         let full = page.rows.len() == limit;
-        if page.rows.len() > limit || (page.next.is_some() && !full) {
-            return Err(Trouble::Wrong(format!("{what}: {} rows, and {:?}", page.rows.len(), page.next)));
+        if page.rows.len() > limit || (page.token.is_some() && !full) {
+            return Err(Trouble::Wrong(format!("{what}: {} rows, and {:?}", page.rows.len(), page.token)));
         }
         got.extend(page.rows);
-        match page.next {
+        match page.token {
             Some(_) if got.len() >= rows_max => break wanted.truncate(got.len()),
             Some(next) => paging = paging.after(next),
             None => break,

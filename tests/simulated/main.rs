@@ -14,6 +14,7 @@ mod amplification;
 mod backfill;
 mod bad_input;
 mod chain;
+mod chain_model;
 #[path = "../chain_support/mod.rs"]
 mod chain_support;
 mod corruption;

@@ -1,6 +1,5 @@
 //! Public keys in all their forms, and the ML-DSA keys that belong to them.
 
-use super::coded::coded;
 use crate::{Collection, Index, IndexList, Scope, record};
 
 /// What is known of public keys, by tweaked public key.
@@ -89,15 +88,16 @@ impl Index for PublicKeysByKey {
     }
 }
 
-coded! {
+record! {
     /// The security level of an ML-DSA key (FIPS 204).
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum MldsaLevel {
         /// ML-DSA-44: a key of 1312 bytes.
-        Level2 = 2,
+        2 = Level2,
         /// ML-DSA-65: a key of 1952 bytes.
-        Level3 = 3,
+        3 = Level3,
         /// ML-DSA-87: a key of 2592 bytes.
-        Level5 = 5,
+        5 = Level5,
     }
 }
 

@@ -1,6 +1,5 @@
 //! Transactions that are in no block.
 
-use super::coded::coded;
 use super::{Call, Outpoint, TransactionKind};
 use crate::{Collection, Desc, Index, IndexList, Scope, record};
 
@@ -11,13 +10,14 @@ use crate::{Collection, Desc, Index, IndexList, Scope, record};
 #[derive(Debug)]
 pub struct Mempool;
 
-coded! {
+record! {
     /// In which form a transaction came.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum MempoolForm {
         /// Complete, in consensus encoding.
-        Signed = 1,
+        1 = Signed,
         /// As a partially signed transaction (BIP 174).
-        Psbt = 2,
+        2 = Psbt,
     }
 }
 

@@ -32,7 +32,6 @@
 
 mod block_coins;
 mod blocks;
-mod coded;
 mod contract_state;
 mod contracts;
 mod epochs;

@@ -9,7 +9,6 @@
 use bitcoin::Transaction;
 use bitcoin::consensus::encode;
 
-use super::coded::coded;
 use crate::{Block, Collection, Layout, record};
 
 /// Transactions by height and position in the block.
@@ -40,15 +39,16 @@ record! {
     }
 }
 
-coded! {
+record! {
     /// What a transaction is to OPNet.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum TransactionKind {
         /// One of Bitcoin, without a meaning to OPNet.
-        Generic = 1,
+        1 = Generic,
         /// It deploys a contract.
-        Deployment = 2,
+        2 = Deployment,
         /// It calls a contract.
-        Interaction = 3,
+        3 = Interaction,
     }
 }
 

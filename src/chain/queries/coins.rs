@@ -3,13 +3,15 @@
 use bitcoin::Address;
 use bitcoin::address::NetworkUnchecked;
 
-use super::paging::{filtered_page, page};
-use super::{ChainView, Page, Paging};
+use std::ops::Bound;
+
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     Balance, CoinOrigin, Outpoint, ScriptTotal, ScriptTotals, SpentByHeight, SpentByScript, SpentOrigin,
     SpentUtxo, SpentUtxos, Utxo, Utxos, UtxosByScript, script_hash,
 };
-use crate::{Desc, Result};
+use crate::{Desc, IndexRow, Page, Result, Scan};
 
 /// Which outputs are wanted.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -56,22 +58,28 @@ pub struct SpentOutput {
 /// read in this order on one shard, and nothing else is read.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn utxos_of_script(
     view: &impl ChainView,
     script: &[u8],
     filter: &CoinFilter,
     paging: &Paging,
 ) -> Result<Page<ScriptUtxo>> {
-    let snapshot = view.view().await?;
+    let rows = paged(entries(view, script, filter), paging).page(paging.limit).await?;
+    Ok(mapped(rows, |((_, Desc(value)), outpoint, origin)| ScriptUtxo { outpoint, value, origin }))
+}
+
+type CoinScan = Scan<([u8; 32], Desc<u64>), IndexRow<UtxosByScript>, UtxosByScript>;
+
+/// The index entries of a script that pass the filter. Those of enough value are one range.
+fn entries(view: &impl ChainView, script: &[u8], filter: &CoinFilter) -> CoinScan {
     let hash = script_hash(script);
-    let range = ((hash, Desc(u64::MAX)), (hash, Desc(filter.value_min)));
-    let rows = snapshot.scan_index::<UtxosByScript>().prefix(&(hash,));
-    let rows = match filter.height_max {
-        None => page(rows, range, paging).await?,
-        Some(height) => filtered_page(rows, range, paging, |(.., origin)| origin.height <= height).await?,
-    };
-    Ok(rows.map(|((_, Desc(value)), outpoint, origin)| ScriptUtxo { outpoint, value, origin }))
+    let (first, last) = ((hash, Desc(u64::MAX)), (hash, Desc(filter.value_min)));
+    let rows = view.scan_index::<UtxosByScript>().range(Bound::Included(&first), Bound::Included(&last));
+    match filter.height_max {
+        None => rows,
+        Some(height) => rows.filter(move |(.., origin)| origin.height <= height),
+    }
 }
 
 /// As [`utxos_of_script`], of an address. Its network does not matter: the script is the same in all.
@@ -88,25 +96,15 @@ pub async fn utxos_of_address(
     utxos_of_script(view, script.as_bytes(), filter, paging).await
 }
 
-/// What the unspent outputs of a script that pass the filter are worth. Reads their index entries, and none of the
-/// outputs. [`total_of_script`] is one read, where totals are kept.
+/// What the unspent outputs of a script that pass the filter are worth. The shard adds up index entries, and sends the
+/// sum. [`total_of_script`] is one read, where totals are kept.
 ///
 /// # Errors
 /// If the store cannot be read.
 pub async fn balance_of_script(view: &impl ChainView, script: &[u8], filter: &CoinFilter) -> Result<Balance> {
-    let snapshot = view.view().await?;
-    let hash = script_hash(script);
-    let mut rows = snapshot.scan_index::<UtxosByScript>().prefix(&(hash,));
-    let mut balance = Balance::default();
-    while let Some(((_, Desc(value)), _, origin)) = rows.next().await? {
-        if value < filter.value_min {
-            break;
-        }
-        if filter.height_max.is_none_or(|height| origin.height <= height) {
-            balance = balance.plus(value);
-        }
-    }
-    Ok(balance)
+    let totals = entries(view, script, filter).sum(|((_, Desc(value)), ..)| *value).await?;
+    // All coins there are fit 51 bits.
+    Ok(Balance { value: u64::try_from(totals.sum).unwrap_or(u64::MAX), utxos: totals.rows })
 }
 
 /// As [`balance_of_script`], of an address.
@@ -147,33 +145,27 @@ pub async fn output(view: &impl ChainView, outpoint: &Outpoint) -> Result<Option
 /// The outputs that the block at a height has spent, also those that the store does not know, by outpoint.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn outputs_spent_at(
     view: &impl ChainView,
     height: u64,
     paging: &Paging,
 ) -> Result<Page<(Outpoint, SpentUtxo)>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SpentByHeight>().prefix(&height);
-    let found = page(rows, (height, height), paging).await?;
-    let outpoints: Vec<Outpoint> = found.rows.iter().map(|(_, outpoint, ())| *outpoint).collect();
-    let spent = snapshot.get_many::<SpentUtxos>(&outpoints).await?;
-    let rows = outpoints.into_iter().zip(spent).filter_map(|(outpoint, spent)| Some((outpoint, spent?)));
-    Ok(Page { rows: rows.collect(), next: found.next })
+    let rows = paged(view.scan_index::<SpentByHeight>().prefix(&height), paging);
+    let rows = rows.with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, outpoint, ()), spent)| (outpoint, spent)))
 }
 
 /// The outputs that a script owned, the last spent first, and of those of one block by outpoint.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn spent_outputs_of_script(
     view: &impl ChainView,
     script: &[u8],
     paging: &Paging,
 ) -> Result<Page<SpentOutput>> {
-    let snapshot = view.view().await?;
-    let hash = script_hash(script);
-    let rows = snapshot.scan_index::<SpentByScript>().prefix(&(hash,));
-    let found = page(rows, ((hash, Desc(u64::MAX)), (hash, Desc(0))), paging).await?;
-    Ok(found.map(|((_, Desc(spent_at)), outpoint, origin)| SpentOutput { outpoint, spent_at, origin }))
+    let rows = paged(view.scan_index::<SpentByScript>().prefix(&(script_hash(script),)), paging);
+    let rows = rows.page(paging.limit).await?;
+    Ok(mapped(rows, |((_, Desc(spent_at)), outpoint, origin)| SpentOutput { outpoint, spent_at, origin }))
 }

@@ -3,13 +3,15 @@
 //! A node asks for a contract at or below a height (`<=`, the whole record) and for an address below one (`<`): the first
 //! is the state after that block, the second the state after the block before it.
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use std::ops::Bound;
+
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     Contract, ContractSummary, Contracts, ContractsByAddress, ContractsByDeployer, ContractsByHeight,
     ContractsByHybridKey,
 };
-use crate::{Result, Snapshot};
+use crate::{Page, Result};
 
 /// A contract without its code.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,51 +71,47 @@ pub async fn contract_address(view: &impl ChainView, key: &[u8; 32]) -> Result<O
 /// The contracts that a block deployed, by their keys.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn contracts_deployed_at(
     view: &impl ChainView,
     height: u64,
     paging: &Paging,
 ) -> Result<Page<DeployedContract>> {
-    contracts_at(&view.view().await?, (height, height), paging).await
+    contracts_at(view, (height, height), paging).await
 }
 
 /// The contracts that were deployed at or below a height, by height and key.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn contracts_deployed_up_to(
     view: &impl ChainView,
     height: u64,
     paging: &Paging,
 ) -> Result<Page<DeployedContract>> {
-    contracts_at(&view.view().await?, (0, height), paging).await
+    contracts_at(view, (0, height), paging).await
 }
 
 /// The contracts of a deployer, by height and key.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn contracts_of_deployer(
     view: &impl ChainView,
     deployer: &[u8; 32],
     paging: &Paging,
 ) -> Result<Page<DeployedContract>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<ContractsByDeployer>().prefix(&(*deployer,));
-    let found = page(rows, ((*deployer, 0), (*deployer, u64::MAX)), paging).await?;
-    Ok(found.map(|(_, key, summary)| DeployedContract::new(key, summary)))
+    let rows = paged(view.scan_index::<ContractsByDeployer>().prefix(&(*deployer,)), paging);
+    let rows = rows.page(paging.limit).await?;
+    Ok(mapped(rows, |(_, key, summary)| DeployedContract::new(key, summary)))
 }
 
 pub(super) async fn contracts_at(
-    snapshot: &Snapshot,
-    heights: (u64, u64),
+    view: &impl ChainView,
+    (first, last): (u64, u64),
     paging: &Paging,
 ) -> Result<Page<DeployedContract>> {
-    let mut rows = snapshot.scan_index::<ContractsByHeight>();
-    if heights.0 == heights.1 {
-        rows = rows.prefix(&heights.0);
-    }
-    let found = page(rows, heights, paging).await?;
-    Ok(found.map(|(_, key, summary)| DeployedContract::new(key, summary)))
+    let rows = view.scan_index::<ContractsByHeight>().range(Bound::Included(&first), Bound::Included(&last));
+    let rows = paged(rows, paging).page(paging.limit).await?;
+    Ok(mapped(rows, |(_, key, summary)| DeployedContract::new(key, summary)))
 }

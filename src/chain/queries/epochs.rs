@@ -2,13 +2,13 @@
 
 use std::ops::{Bound, RangeInclusive};
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     Epoch, Epochs, EpochsByHash, EpochsByProposer, EpochsBySalt, EpochsByStart, EpochsByTarget, OpenEpochs,
-    TargetEpoch, TargetEpochs, TargetsByDifficulty,
+    TargetEpoch, TargetsByDifficulty,
 };
-use crate::{Collection, Desc, Index, Result, Snapshot};
+use crate::{Index, Page, Result};
 
 /// An epoch's number, and the epoch.
 type Found = (u64, Epoch);
@@ -45,7 +45,7 @@ pub async fn epoch_by_hash(view: &impl ChainView, hash: &[u8; 32]) -> Result<Opt
 /// # Errors
 /// If the store cannot be read.
 pub async fn latest_epoch(view: &impl ChainView) -> Result<Option<Found>> {
-    view.view().await?.scan::<Epochs>().descending().limit(1).next().await
+    view.scan::<Epochs>().descending().limit(1).next().await
 }
 
 /// The epoch that a block is in: the last one that begins at or below it, if it has not ended before.
@@ -53,13 +53,13 @@ pub async fn latest_epoch(view: &impl ChainView) -> Result<Option<Found>> {
 /// # Errors
 /// If the store cannot be read.
 pub async fn epoch_at_block(view: &impl ChainView, height: u64) -> Result<Option<Found>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<EpochsByStart>().range(Bound::Unbounded, Bound::Included(&height));
-    let Some((_, number, end)) = rows.descending().limit(1).next().await? else { return Ok(None) };
-    if end.is_some_and(|end| end < height) {
-        return Ok(None);
-    }
-    Ok(snapshot.get::<Epochs>(&number).await?.map(|epoch| (number, epoch)))
+    let rows = view.scan_index::<EpochsByStart>().range(Bound::Unbounded, Bound::Included(&height));
+    let last = rows.descending().limit(1).with_records().next().await?;
+    Ok(last.map(|((_, number, _), epoch)| (number, epoch)).filter(|(_, epoch)| !has_ended(epoch, height)))
+}
+
+fn has_ended(epoch: &Epoch, before: u64) -> bool {
+    epoch.end_block.is_some_and(|end| end < before)
 }
 
 /// The epochs that have a block in common with some blocks, in their order, at most `limit` of them.
@@ -74,15 +74,13 @@ pub async fn epochs_between(
     let snapshot = view.view().await?;
     // Epochs do not overlap: of those that begin below, only the last one can reach into the range.
     let first = epoch_at_block(&snapshot, *heights.start()).await?;
+    let mut found: Vec<Found> = first.into_iter().take(limit).collect();
     let (after, last) = (Bound::Excluded(heights.start()), Bound::Included(heights.end()));
-    let mut numbers: Vec<u64> = first.iter().map(|(number, _)| *number).collect();
-    if heights.start() < heights.end() {
-        let rows = snapshot.scan_index::<EpochsByStart>().range(after, last);
-        let rows = rows.limit(limit.saturating_sub(numbers.len())).collect().await?;
-        numbers.extend(rows.into_iter().map(|(_, number, _)| number));
-    }
-    numbers.truncate(limit);
-    read(&snapshot, numbers).await
+    let rows = snapshot.scan_index::<EpochsByStart>().range(after, last).limit(limit - found.len());
+    found.extend(
+        rows.with_records().collect().await?.into_iter().map(|((_, number, _), epoch)| (number, epoch)),
+    );
+    Ok(found)
 }
 
 /// The epochs that have not ended, in their order.
@@ -90,15 +88,14 @@ pub async fn epochs_between(
 /// # Errors
 /// If the store cannot be read.
 pub async fn open_epochs(view: &impl ChainView, limit: usize) -> Result<Vec<Found>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<OpenEpochs>().limit(limit).collect().await?;
-    read(&snapshot, rows.into_iter().map(|(_, number, ())| number).collect()).await
+    let rows = view.scan_index::<OpenEpochs>().limit(limit).with_records().collect().await?;
+    Ok(rows.into_iter().map(|((_, number, ()), epoch)| (number, epoch)).collect())
 }
 
 /// The epochs with a target hash, in their order.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn epochs_by_target(
     view: &impl ChainView,
     target_hash: &[u8; 32],
@@ -110,7 +107,7 @@ pub async fn epochs_by_target(
 /// The epochs that a proposer's ML-DSA key has solved, in their order.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn epochs_by_proposer(
     view: &impl ChainView,
     mldsa_key: &[u8; 32],
@@ -122,7 +119,7 @@ pub async fn epochs_by_proposer(
 /// The epochs that were solved with a salt, in their order.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn epochs_by_salt(view: &impl ChainView, salt: &[u8; 32], paging: &Paging) -> Result<Page<Found>> {
     by_index::<EpochsBySalt>(view, salt, paging).await
 }
@@ -132,15 +129,8 @@ async fn by_index<I: Index<Of = Epochs, Key = [u8; 32], Covered = ()>>(
     key: &[u8; 32],
     paging: &Paging,
 ) -> Result<Page<Found>> {
-    let snapshot = view.view().await?;
-    let found = page(snapshot.scan_index::<I>().prefix(key), (*key, *key), paging).await?;
-    let rows = read(&snapshot, found.rows.into_iter().map(|(_, number, ())| number).collect()).await?;
-    Ok(Page { rows, next: found.next })
-}
-
-async fn read(snapshot: &Snapshot, numbers: Vec<u64>) -> Result<Vec<Found>> {
-    let epochs = snapshot.get_many::<Epochs>(&numbers).await?;
-    Ok(numbers.into_iter().zip(epochs).filter_map(|(number, epoch)| Some((number, epoch?))).collect())
+    let rows = paged(view.scan_index::<I>().prefix(key), paging).with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, number, ()), epoch)| (number, epoch)))
 }
 
 /// The most difficult solution that is aimed at an epoch; of equal ones the first by salt and key.
@@ -160,14 +150,7 @@ pub async fn targets_of_epoch(
     epoch: u64,
     paging: &Paging,
 ) -> Result<Page<EpochTarget>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<TargetsByDifficulty>().prefix(&(epoch,));
-    let found = page(rows, ((epoch, Desc(u64::MAX)), (epoch, Desc(0))), paging).await?;
-    let keys: Vec<<TargetEpochs as Collection>::Key> =
-        found.rows.into_iter().map(|(_, key, ())| key).collect();
-    let targets = snapshot.get_many::<TargetEpochs>(&keys).await?;
-    let rows = keys.into_iter().zip(targets);
-    let rows = rows
-        .filter_map(|((_, salt, mldsa_key), target)| Some(EpochTarget { salt, mldsa_key, target: target? }));
-    Ok(Page { rows: rows.collect(), next: found.next })
+    let rows = paged(view.scan_index::<TargetsByDifficulty>().prefix(&(epoch,)), paging);
+    let rows = rows.with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, (_, salt, mldsa_key), ()), target)| EpochTarget { salt, mldsa_key, target }))
 }

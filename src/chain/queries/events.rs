@@ -1,11 +1,11 @@
 //! Events.
 
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{ContractEvent, EventKey, Events, EventsByContract, EventsByName};
-use crate::{Result, Snapshot};
+use crate::{Page, Result};
 
 /// An event and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,19 +29,15 @@ impl FoundEvent {
 /// The events of some blocks, in the order in which they happened.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn events_of_block_range(
     view: &impl ChainView,
     heights: RangeInclusive<u64>,
     paging: &Paging,
 ) -> Result<Page<FoundEvent>> {
-    let snapshot = view.view().await?;
-    let range = ((*heights.start(), 0, 0), (*heights.end(), u32::MAX, u32::MAX));
-    let mut rows = snapshot.scan::<Events>();
-    if heights.start() == heights.end() {
-        rows = rows.prefix(&(*heights.start(),));
-    }
-    Ok(page(rows, range, paging).await?.map(|(key, event)| FoundEvent::new(key, event)))
+    let (first, last) = (Bound::Included(&(*heights.start(),)), Bound::Included(&(*heights.end(),)));
+    let rows = paged(view.scan::<Events>().range(first, last), paging).page(paging.limit).await?;
+    Ok(mapped(rows, |(key, event)| FoundEvent::new(key, event)))
 }
 
 /// The events of a transaction, in the order in which they happened.
@@ -53,31 +49,30 @@ pub async fn events_of_transaction(
     height: u64,
     position: u32,
 ) -> Result<Vec<ContractEvent>> {
-    let rows = view.view().await?.scan::<Events>().prefix(&(height, position)).collect().await?;
+    let rows = view.scan::<Events>().prefix(&(height, position)).collect().await?;
     Ok(rows.into_iter().map(|(_, event)| event).collect())
 }
 
 /// The events of a contract in some blocks, in the order in which they happened.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn events_of_contract(
     view: &impl ChainView,
     contract: &[u8; 32],
     heights: RangeInclusive<u64>,
     paging: &Paging,
 ) -> Result<Page<FoundEvent>> {
-    let snapshot = view.view().await?;
-    let range = ((*contract, *heights.start()), (*contract, *heights.end()));
-    let rows = snapshot.scan_index::<EventsByContract>().prefix(&(*contract,));
-    let found = page(rows, range, paging).await?.map(|(_, key, ())| key);
-    read(&snapshot, found).await
+    let (first, last) = ((*contract, *heights.start()), (*contract, *heights.end()));
+    let rows = view.scan_index::<EventsByContract>().range(Bound::Included(&first), Bound::Included(&last));
+    let rows = paged(rows, paging).with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, key, ()), event)| FoundEvent::new(key, event)))
 }
 
 /// The events of a contract with a name in some blocks, in the order in which they happened.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn events_with_name(
     view: &impl ChainView,
     contract: &[u8; 32],
@@ -85,18 +80,9 @@ pub async fn events_with_name(
     heights: RangeInclusive<u64>,
     paging: &Paging,
 ) -> Result<Page<FoundEvent>> {
-    let snapshot = view.view().await?;
-    let name = name.to_owned();
-    let range = ((*contract, name.clone(), *heights.start()), (*contract, name.clone(), *heights.end()));
-    let rows = snapshot.scan_index::<EventsByName>().prefix(&(*contract, name));
-    let found = page(rows, range, paging).await?.map(|(_, key, ())| key);
-    read(&snapshot, found).await
-}
-
-/// The events at the places of a page.
-async fn read(snapshot: &Snapshot, found: Page<EventKey>) -> Result<Page<FoundEvent>> {
-    let events = snapshot.get_many::<Events>(&found.rows).await?;
-    let rows = found.rows.into_iter().zip(events);
-    let rows = rows.filter_map(|(key, event)| Some(FoundEvent::new(key, event?))).collect();
-    Ok(Page { rows, next: found.next })
+    let key = |height| (*contract, name.to_owned(), height);
+    let (first, last) = (key(*heights.start()), key(*heights.end()));
+    let rows = view.scan_index::<EventsByName>().range(Bound::Included(&first), Bound::Included(&last));
+    let rows = paged(rows, paging).with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, key, ()), event)| FoundEvent::new(key, event)))
 }

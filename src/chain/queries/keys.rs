@@ -1,12 +1,14 @@
 //! Public keys by any of their forms.
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use std::ops::Bound;
+
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     KeyForms, MldsaByHeight, MldsaByLegacyKey, MldsaByTweakedKey, MldsaKey, MldsaPublicKeys, PublicKeys,
     PublicKeysByAddress, PublicKeysByKey,
 };
-use crate::{Result, Snapshot};
+use crate::{Page, Result, Snapshot};
 
 /// A form in which a key is known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,29 +109,20 @@ pub async fn mldsa_keys_of_tweaked(view: &impl ChainView, tweaked: &[u8; 32]) ->
 }
 
 async fn of_tweaked(snapshot: &Snapshot, tweaked: &[u8; 32]) -> Result<Vec<MldsaFound>> {
-    let rows = snapshot.scan_index::<MldsaByTweakedKey>().prefix(tweaked).collect().await?;
-    let rows = rows.into_iter().map(|(_, hash, ())| hash).collect();
-    Ok(read(snapshot, Page { rows, next: None }).await?.rows)
+    let rows = snapshot.scan_index::<MldsaByTweakedKey>().prefix(tweaked).with_records().collect().await?;
+    Ok(rows.into_iter().map(|((_, hash, ()), key)| MldsaFound { hash, key }).collect())
 }
 
 /// The ML-DSA keys that occurred first at or below a height, by height and hash.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn mldsa_keys_inserted_up_to(
     view: &impl ChainView,
     height: u64,
     paging: &Paging,
 ) -> Result<Page<MldsaFound>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<MldsaByHeight>();
-    let found = page(rows, (0, height), paging).await?.map(|(_, hash, ())| hash);
-    read(&snapshot, found).await
-}
-
-async fn read(snapshot: &Snapshot, found: Page<[u8; 32]>) -> Result<Page<MldsaFound>> {
-    let keys = snapshot.get_many::<MldsaPublicKeys>(&found.rows).await?;
-    let rows = found.rows.into_iter().zip(keys);
-    let rows = rows.filter_map(|(hash, key)| Some(MldsaFound { hash, key: key? })).collect();
-    Ok(Page { rows, next: found.next })
+    let rows = view.scan_index::<MldsaByHeight>().range(Bound::Unbounded, Bound::Included(&height));
+    let rows = paged(rows, paging).with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, hash, ()), key)| MldsaFound { hash, key }))
 }

@@ -2,13 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     Mempool, MempoolByAddress, MempoolByFirstSeen, MempoolByInput, MempoolTransaction, Outpoint,
     TransactionKind,
 };
-use crate::{Desc, Result, Snapshot};
+use crate::{Page, Result, Snapshot};
 
 /// A transaction of the mempool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,14 +41,11 @@ pub async fn mempool_entry(view: &impl ChainView, id: &[u8; 32]) -> Result<Optio
 /// The transactions of the mempool, the newest first, and those of one time by id.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn mempool_latest(view: &impl ChainView, paging: &Paging) -> Result<Page<MempoolEntry>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<MempoolByFirstSeen>();
-    let found = page(rows, (Desc(u64::MAX), Desc(0)), paging).await?;
-    let next = found.next;
-    let rows = read(&snapshot, found.rows.into_iter().map(|(_, id, _)| id).collect()).await?;
-    Ok(Page { rows, next })
+    let rows = paged(view.scan_index::<MempoolByFirstSeen>(), paging).with_records();
+    let rows = rows.page(paging.limit).await?;
+    Ok(mapped(rows, |((_, id, _), transaction)| MempoolEntry { id, transaction }))
 }
 
 /// The newest transactions that pay any of some addresses, each once, at most `limit` of them, and those of one time by
@@ -116,20 +113,17 @@ pub async fn mempool_descendants(
     Ok(found)
 }
 
-/// How much is in the mempool. Reads index entries, and none of the transactions.
+/// How much is in the mempool. The shards add up index entries, and send the sums.
 ///
 /// # Errors
 /// If the store cannot be read.
 pub async fn mempool_counts(view: &impl ChainView) -> Result<MempoolCounts> {
     let snapshot = view.view().await?;
-    let mut counts = MempoolCounts::default();
-    let mut rows = snapshot.scan_index::<MempoolByFirstSeen>();
-    while let Some((_, _, weight)) = rows.next().await? {
-        counts.transactions += 1;
-        counts.opnet += u64::from(weight.kind != TransactionKind::Generic);
-        counts.bytes = counts.bytes.saturating_add(weight.bytes.into());
-    }
-    Ok(counts)
+    let all = snapshot.scan_index::<MempoolByFirstSeen>().sum(|(.., weight)| weight.bytes.into()).await?;
+    let opnet = snapshot.scan_index::<MempoolByFirstSeen>();
+    let opnet = opnet.filter(|(.., weight)| weight.kind != TransactionKind::Generic).count().await?;
+    let bytes = u64::try_from(all.sum).unwrap_or(u64::MAX);
+    Ok(MempoolCounts { transactions: all.rows, opnet, bytes })
 }
 
 async fn read(snapshot: &Snapshot, ids: Vec<[u8; 32]>) -> Result<Vec<MempoolEntry>> {

@@ -16,8 +16,9 @@
 //!
 //! # Pages
 //!
-//! What can be long is answered in [pages](Page). Only a page is ever in memory. Pages of an [`Engine`] show the tip as it is
-//! when each is asked for; those of one [`Snapshot`] belong together.
+//! What can be long is answered in [pages](crate::Page), and only a page is ever in memory. [`Paging`] tells how much is
+//! wanted and gives back the token of the page before. Pages of a [`Snapshot`] belong together; those of an [`Engine`] show the
+//! tip as it is when each is asked for, and are refused when what was given out may have been reorganised away.
 
 mod blocks;
 mod coins;
@@ -61,7 +62,7 @@ pub use mempool::{
     mempool_latest, mempool_of_addresses,
 };
 pub use node::{FoundReorg, anyone_can_spend, chain_progress, reorgs_between};
-pub use paging::{Order, Page, PageToken, Paging};
+pub use paging::{Order, Paging};
 pub use slots::{slot, slot_exists, slots, slots_of_contract};
 pub use submissions::{
     FoundSubmission, submission, submission_exists, submissions_between, submissions_by_hash,
@@ -73,22 +74,44 @@ pub use transactions::{
 };
 pub use witnesses::{FoundWitness, witness_exists, witnesses_of_block, witnesses_of_blocks};
 
-use crate::{Engine, Result, Snapshot};
+use crate::{Collection, Engine, Index, IndexRow, Result, Row, Scan, Snapshot};
 
 /// Something that shows a state of the store.
 pub trait ChainView {
     /// The state, held.
     fn view(&self) -> impl Future<Output = Result<Snapshot>> + Send;
+
+    /// An ordered scan of a collection.
+    fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>>;
+
+    /// An ordered scan of an index.
+    fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>, I>;
 }
 
 impl ChainView for Engine {
     fn view(&self) -> impl Future<Output = Result<Snapshot>> + Send {
         self.snapshot()
     }
+
+    fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
+        self.scan::<C>()
+    }
+
+    fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>, I> {
+        self.scan_index::<I>()
+    }
 }
 
 impl ChainView for Snapshot {
     fn view(&self) -> impl Future<Output = Result<Snapshot>> + Send {
         ready(Ok(self.clone()))
+    }
+
+    fn scan<C: Collection>(&self) -> Scan<C::Key, Row<C>> {
+        self.scan::<C>()
+    }
+
+    fn scan_index<I: Index>(&self) -> Scan<I::Key, IndexRow<I>, I> {
+        self.scan_index::<I>()
     }
 }

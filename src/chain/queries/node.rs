@@ -1,11 +1,13 @@
 //! What a node asks about itself.
 
-use super::paging::filtered_page;
-use super::{ChainView, Page, Paging};
-use crate::Result;
+use std::ops::Bound;
+
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     AnyoneCanSpend, AnyoneCanSpendOutput, BlockchainInformation, ChainProgress, Outpoint, Reorgs,
 };
+use crate::{Page, Result};
 
 /// A reorg that the node went through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,18 +23,17 @@ pub struct FoundReorg {
 /// The reorgs that replaced nothing below one height and nothing above another, by height.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn reorgs_between(
     view: &impl ChainView,
     from: u64,
     to: u64,
     paging: &Paging,
 ) -> Result<Page<FoundReorg>> {
-    let snapshot = view.view().await?;
-    // No reorg ends below its beginning.
-    let range = ((from, from), (to.max(from), u64::MAX));
-    let found = filtered_page(snapshot.scan::<Reorgs>(), range, paging, |((_, last), _)| *last <= to).await?;
-    Ok(found.map(|((from, to), reorg)| FoundReorg { from, to, timestamp_ms: reorg.timestamp_ms }))
+    // A reorg does not end below its beginning.
+    let rows = view.scan::<Reorgs>().range(Bound::Included(&(from,)), Bound::Included(&(to,)));
+    let rows = paged(rows.filter_key(move |(_, last)| *last <= to), paging).page(paging.limit).await?;
+    Ok(mapped(rows, |((from, to), reorg)| FoundReorg { from, to, timestamp_ms: reorg.timestamp_ms }))
 }
 
 /// Why anyone can spend an output, if that is known.

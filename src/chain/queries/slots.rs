@@ -3,10 +3,10 @@
 //! They can be read after any block there ever was: `ContractState` keeps every version. A node that executes block `h`
 //! reads the newest value *below* `h`: that is the state after block `h - 1`.
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
-use crate::Result;
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{ContractState, Slot, SlotKey};
+use crate::{Page, Result};
 
 /// A slot; `None` if it was never written. A slot that was set to zero was written.
 ///
@@ -35,14 +35,12 @@ pub async fn slot_exists(view: &impl ChainView, contract: &[u8; 32], pointer: &[
 /// The slots of a contract in the order of their pointers. They lie on all shards and are merged.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn slots_of_contract(
     view: &impl ChainView,
     contract: &[u8; 32],
     paging: &Paging,
 ) -> Result<Page<([u8; 32], Slot)>> {
-    let snapshot = view.view().await?;
-    let range = ((*contract, [0; 32]), (*contract, [0xff; 32]));
-    let rows = snapshot.scan::<ContractState>().prefix(&(*contract,));
-    Ok(page(rows, range, paging).await?.map(|((_, pointer), slot)| (pointer, slot)))
+    let rows = paged(view.scan::<ContractState>().prefix(&(*contract,)), paging).page(paging.limit).await?;
+    Ok(mapped(rows, |((_, pointer), slot)| (pointer, slot)))
 }

@@ -1,14 +1,14 @@
 //! Submitted solutions of epochs.
 
-use std::ops::RangeInclusive;
+use std::ops::{Bound, RangeInclusive};
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{
     EpochSubmissions, Submission, SubmissionsByEpoch, SubmissionsByHash, SubmissionsByHeight,
     SubmissionsByProposer, SubmissionsByTxid,
 };
-use crate::{Result, Snapshot};
+use crate::{Index, IndexRow, Page, Result, Scan};
 
 /// A submission.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,40 +37,32 @@ pub async fn submission_exists(
     mldsa_key: &[u8; 32],
     salt: &[u8; 32],
 ) -> Result<bool> {
-    let snapshot = view.view().await?;
-    let mut rows = snapshot.scan_index::<SubmissionsByEpoch>().prefix(&(epoch, *mldsa_key, *salt)).limit(1);
+    let mut rows = view.scan_index::<SubmissionsByEpoch>().prefix(&(epoch, *mldsa_key, *salt)).limit(1);
     Ok(rows.next().await?.is_some())
 }
 
 /// The submissions for an epoch, by the proposer's ML-DSA key and salt.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn submissions_of_epoch(
     view: &impl ChainView,
     epoch: u64,
     paging: &Paging,
 ) -> Result<Page<FoundSubmission>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SubmissionsByEpoch>().prefix(&(epoch,));
-    let range = ((epoch, [0; 32], [0; 32]), (epoch, [0xff; 32], [0xff; 32]));
-    let found = page(rows, range, paging).await?.map(|(_, key, ())| key);
-    read(&snapshot, found).await
+    read(view.scan_index::<SubmissionsByEpoch>().prefix(&(epoch,)), paging).await
 }
 
 /// The submissions of a proposer's ML-DSA key, by epoch.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn submissions_by_proposer(
     view: &impl ChainView,
     mldsa_key: &[u8; 32],
     paging: &Paging,
 ) -> Result<Page<FoundSubmission>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SubmissionsByProposer>().prefix(&(*mldsa_key,));
-    let found = page(rows, ((*mldsa_key, 0), (*mldsa_key, u64::MAX)), paging).await?.map(|(_, key, ())| key);
-    read(&snapshot, found).await
+    read(view.scan_index::<SubmissionsByProposer>().prefix(&(*mldsa_key,)), paging).await
 }
 
 /// The submissions with a hash, by the hash of their transactions.
@@ -78,10 +70,9 @@ pub async fn submissions_by_proposer(
 /// # Errors
 /// If the store cannot be read.
 pub async fn submissions_by_hash(view: &impl ChainView, hash: &[u8; 32]) -> Result<Vec<FoundSubmission>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SubmissionsByHash>().prefix(hash).collect().await?;
-    let rows = rows.into_iter().map(|(_, key, ())| key).collect();
-    Ok(read(&snapshot, Page { rows, next: None }).await?.rows)
+    read(view.scan_index::<SubmissionsByHash>().prefix(hash), &Paging::first(usize::MAX))
+        .await
+        .map(|page| page.rows)
 }
 
 /// The submissions of a transaction, by the transaction's id.
@@ -89,31 +80,33 @@ pub async fn submissions_by_hash(view: &impl ChainView, hash: &[u8; 32]) -> Resu
 /// # Errors
 /// If the store cannot be read.
 pub async fn submissions_by_txid(view: &impl ChainView, txid: &[u8; 32]) -> Result<Vec<FoundSubmission>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SubmissionsByTxid>().prefix(txid).collect().await?;
-    let rows = rows.into_iter().map(|(_, key, ())| key).collect();
-    Ok(read(&snapshot, Page { rows, next: None }).await?.rows)
+    read(view.scan_index::<SubmissionsByTxid>().prefix(txid), &Paging::first(usize::MAX))
+        .await
+        .map(|page| page.rows)
 }
 
 /// The submissions that some blocks hold, by height and the hash of their transactions.
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn submissions_between(
     view: &impl ChainView,
     heights: RangeInclusive<u64>,
     paging: &Paging,
 ) -> Result<Page<FoundSubmission>> {
-    let snapshot = view.view().await?;
-    let rows = snapshot.scan_index::<SubmissionsByHeight>();
-    let found = page(rows, heights.into_inner(), paging).await?.map(|(_, key, ())| key);
-    read(&snapshot, found).await
+    read(
+        view.scan_index::<SubmissionsByHeight>()
+            .range(Bound::Included(heights.start()), Bound::Included(heights.end())),
+        paging,
+    )
+    .await
 }
 
-async fn read(snapshot: &Snapshot, found: Page<[u8; 32]>) -> Result<Page<FoundSubmission>> {
-    let submissions = snapshot.get_many::<EpochSubmissions>(&found.rows).await?;
-    let rows = found.rows.into_iter().zip(submissions);
-    let rows =
-        rows.filter_map(|(tx_hash, submission)| Some(FoundSubmission { tx_hash, submission: submission? }));
-    Ok(Page { rows: rows.collect(), next: found.next })
+/// A page of the submissions that entries of an index lead to.
+async fn read<I: Index<Of = EpochSubmissions, Covered = ()>>(
+    scan: Scan<I::Key, IndexRow<I>, I>,
+    paging: &Paging,
+) -> Result<Page<FoundSubmission>> {
+    let rows = paged(scan, paging).with_records().page(paging.limit).await?;
+    Ok(mapped(rows, |((_, tx_hash, ()), submission)| FoundSubmission { tx_hash, submission }))
 }

@@ -2,10 +2,10 @@
 
 use std::ops::RangeInclusive;
 
-use super::paging::page;
-use super::{ChainView, Page, Paging};
+use super::paging::{mapped, paged};
+use super::{ChainView, Paging};
 use crate::chain::collections::{BlockWitness, BlockWitnesses, WitnessesByKey, witness_key_hash};
-use crate::{Result, Snapshot};
+use crate::{Page, Result};
 
 /// A witness of a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,13 +21,14 @@ pub struct FoundWitness {
 /// The witnesses of a block, by [id](BlockWitness::id).
 ///
 /// # Errors
-/// If the store cannot be read, or the page does not belong to the question.
+/// If the store cannot be read; [`Error::Token`](crate::Error::Token) if the page before was not one of this question.
 pub async fn witnesses_of_block(
     view: &impl ChainView,
     height: u64,
     paging: &Paging,
 ) -> Result<Page<FoundWitness>> {
-    of_block(&view.view().await?, height, paging).await
+    let rows = paged(view.scan::<BlockWitnesses>().prefix(&(height,)), paging).page(paging.limit).await?;
+    Ok(mapped(rows, |((height, id), witness)| FoundWitness { height, id, witness }))
 }
 
 /// The first witnesses of each of some blocks, by height and [id](BlockWitness::id): those of an epoch's blocks.
@@ -42,7 +43,7 @@ pub async fn witnesses_of_blocks(
     let snapshot = view.view().await?;
     let mut found = Vec::new();
     for height in heights {
-        found.extend(of_block(&snapshot, height, &Paging::first(limit_per_block)).await?.rows);
+        found.extend(witnesses_of_block(&snapshot, height, &Paging::first(limit_per_block)).await?.rows);
     }
     Ok(found)
 }
@@ -57,16 +58,8 @@ pub async fn witness_exists(
     public_key: &[u8],
     signature: &[u8],
 ) -> Result<bool> {
-    let snapshot = view.view().await?;
-    let prefix = (witness_key_hash(public_key), height);
-    let rows = snapshot.scan_index::<WitnessesByKey>().prefix(&prefix).collect().await?;
-    let keys: Vec<_> = rows.into_iter().map(|(_, key, ())| key).collect();
-    let witnesses = snapshot.get_many::<BlockWitnesses>(&keys).await?;
-    Ok(witnesses.iter().flatten().any(|witness| witness.signature == signature))
-}
-
-async fn of_block(snapshot: &Snapshot, height: u64, paging: &Paging) -> Result<Page<FoundWitness>> {
-    let rows = snapshot.scan::<BlockWitnesses>().prefix(&(height,));
-    let found = page(rows, ((height, [0; 32]), (height, [0xff; 32])), paging).await?;
-    Ok(found.map(|((height, id), witness)| FoundWitness { height, id, witness }))
+    let signature = signature.to_vec();
+    let rows = view.scan_index::<WitnessesByKey>().prefix(&(witness_key_hash(public_key), height)).limit(1);
+    let mut rows = rows.with_records().filter(move |_, witness| witness.signature == signature);
+    Ok(rows.next().await?.is_some())
 }

@@ -13,6 +13,8 @@ pub(super) struct Gauge {
     path: PathBuf,
     /// The largest so far, once the store is large enough that its fixed files do not count.
     pub(super) space_max: f64,
+    /// Live bytes when it was.
+    pub(super) space_max_at: u64,
     live_bytes_min: u64,
 }
 
@@ -24,14 +26,14 @@ pub(super) struct WriteAmplification {
 
 impl Gauge {
     pub(super) fn new(path: &Path, live_bytes_min: u64) -> Self {
-        Self { path: path.to_path_buf(), space_max: 0.0, live_bytes_min }
+        Self { path: path.to_path_buf(), space_max: 0.0, space_max_at: 0, live_bytes_min }
     }
 
     /// Bytes of all files of the store, for each live byte.
     pub(super) fn space(&mut self, load: &Load) -> f64 {
         let space = directory_bytes(&self.path) as f64 / load.live_bytes().max(1) as f64;
-        if load.live_bytes() >= self.live_bytes_min {
-            self.space_max = self.space_max.max(space);
+        if load.live_bytes() >= self.live_bytes_min && space > self.space_max {
+            (self.space_max, self.space_max_at) = (space, load.live_bytes());
         }
         space
     }

@@ -131,6 +131,7 @@ impl Soak<'_> {
         self.marks.at_most("bytes written for each byte committed, AppendOnly", written.append_only, 4.0);
         self.marks.at_most("space for each live byte, after compacting", self.gauge.space(&self.load), 1.15);
         self.marks.at_most("space for each live byte, at any moment", self.gauge.space_max, 1.6);
+        self.marks.note("live bytes at that moment", bytes(self.gauge.space_max_at));
         let stats = engine.blocking().stats()?;
         self.marks.at_most("memory of filters and indexes for each key, bytes", memory_per_key(&stats), 2.0);
         let runs = stats.shards.iter().map(|shard| shard.segments.len()).sum::<usize>();

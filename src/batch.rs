@@ -5,6 +5,7 @@ use std::any::TypeId;
 use op_engine_shards::{BlockHash, Height};
 
 use crate::collection::{Collection, encode_key};
+use crate::engine::Basis;
 use crate::value::Record;
 
 /// One change, encoded, before it is known where it goes.
@@ -70,6 +71,8 @@ pub struct Block {
     pub(crate) hash: BlockHash,
     pub(crate) parent: BlockHash,
     pub(crate) batch: Batch,
+    /// What it was made on, if it comes of a draft.
+    pub(crate) basis: Option<Basis>,
 }
 
 impl Block {
@@ -77,7 +80,7 @@ impl Block {
     /// any block is.
     #[must_use]
     pub fn new(height: Height, hash: BlockHash, parent: BlockHash) -> Self {
-        Self { height, hash, parent, batch: Batch::new() }
+        Self { height, hash, parent, batch: Batch::new(), basis: None }
     }
 
     /// Its height.

@@ -44,6 +44,17 @@ pub enum Error {
         /// The parent that the block names.
         got: BlockHash,
     },
+    /// A draft was made on a state that is not the tip's any more.
+    #[error("the draft of block {height} was made on another state: {what}. Begin a new one on the tip")]
+    StaleDraft {
+        /// The height of the block.
+        height: Height,
+        /// What has changed since.
+        what: String,
+    },
+    /// A savepoint has ended with one that was taken before it, or belongs to another overlay.
+    #[error("the savepoint has ended with an earlier one, or belongs to another overlay. End each only once")]
+    SavepointGone,
     /// A reorg's target is above the tip.
     #[error("cannot go back to height {target}: the tip is at {tip}")]
     ReorgAboveTip {

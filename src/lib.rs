@@ -56,6 +56,7 @@ mod collection;
 mod config;
 mod declare;
 pub mod docs;
+mod draft;
 mod engine;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -69,6 +70,7 @@ mod verify;
 pub use batch::{Batch, Block};
 pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Scope};
 pub use config::{Config, Durability};
+pub use draft::{BlockingOverlay, Draft, Overlay, OverlayScan, Savepoint};
 pub use engine::{
     BlockingEngine, BlockingSnapshot, Committed, Engine, Event, IndexProgress, IndexStatus, Joined,
     JoinedRow, Page, Pending, PrefixOf, RawRow, Recovered, Reorged, Row, Scan, Snapshot, Stats, Subscription,

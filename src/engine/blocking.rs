@@ -3,10 +3,11 @@
 //! Never use these from a task of an async runtime: the calling thread sleeps until the answer is there.
 
 use op_engine_io::block_on;
-use op_engine_shards::Height;
+use op_engine_shards::{BlockHash, Height};
 
 use crate::batch::{Batch, Block};
 use crate::collection::{Collection, Index};
+use crate::draft::Draft;
 use crate::engine::order::{Committed, Reorged};
 use crate::engine::reader::IndexHit;
 use crate::engine::snapshot::Snapshot;
@@ -32,6 +33,14 @@ impl BlockingEngine<'_> {
     /// As there.
     pub fn submit(&self, block: Block) -> Result<Pending> {
         block_on(self.0.submit(block))
+    }
+
+    /// See [`Engine::draft`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn draft(&self, height: Height, parent: BlockHash) -> Result<Draft> {
+        block_on(self.0.draft(height, parent))
     }
 
     /// See [`Engine::commit_global`].

@@ -63,15 +63,7 @@ impl ChainWindow {
 
     /// Whether a block links to the tip.
     pub(crate) fn check_link(&self, height: Height, parent: BlockHash) -> Result<()> {
-        let Some(tip) = self.tip() else { return Ok(()) };
-        let expected = Height(tip.height.0 + 1);
-        if height != expected {
-            return Err(Error::HeightMismatch { expected, got: height });
-        }
-        if parent != tip.hash {
-            return Err(Error::BrokenLink { height, expected: tip.hash, got: parent });
-        }
-        Ok(())
+        check_link(self.tip(), height, parent)
     }
 
     pub(crate) fn push(&mut self, block: Tip) {
@@ -119,6 +111,19 @@ impl ChainWindow {
             headers.iter().filter_map(|(height, hash)| self.at(*height).filter(|block| block.hash == *hash));
         shared.max_by_key(|block| block.height)
     }
+}
+
+/// Whether a block links to a tip. Any block does if there is none.
+pub(crate) fn check_link(tip: Option<Tip>, height: Height, parent: BlockHash) -> Result<()> {
+    let Some(tip) = tip else { return Ok(()) };
+    let expected = Height(tip.height.0 + 1);
+    if height != expected {
+        return Err(Error::HeightMismatch { expected, got: height });
+    }
+    if parent != tip.hash {
+        return Err(Error::BrokenLink { height, expected: tip.hash, got: parent });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

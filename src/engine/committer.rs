@@ -19,6 +19,7 @@ use op_engine_shards::signal::Signal;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
 use crate::config::Durability;
+use crate::engine::basis::{Basis, BetweenBlocks};
 use crate::engine::chain_window::Tip;
 use crate::engine::events::Event;
 use crate::engine::order::{Committed, Order, Reorged, Resolved};
@@ -55,6 +56,7 @@ pub(crate) struct Committer<E: Env> {
     pub(super) durability: Durability,
     pub(super) space: SpaceGuard<E>,
     chain_index: CollectionId,
+    between_blocks: BetweenBlocks,
     /// The last commit, to which the next one links.
     pub(super) last: Cell<Seq>,
     /// The highest cut that shards were told.
@@ -88,6 +90,7 @@ impl<E: Env> Committer<E> {
             barrier,
             durability,
             chain_index,
+            between_blocks: BetweenBlocks::default(),
             last: Cell::new(last),
             told: Cell::new(Seq::ZERO),
             blocks_unsynced: Cell::new(0),
@@ -107,8 +110,8 @@ impl<E: Env> Committer<E> {
         self.env.spawn(TaskClass::Background, "sync deferred commits", Rc::clone(&self).sync_deferred());
         while let Some(order) = self.next_order(&mut orders).await {
             match order {
-                Order::Block { height, hash, parent, changes, reply } => {
-                    let outcome = self.commit_block(height, hash, parent, changes).await;
+                Order::Block { height, hash, parent, changes, basis, reply } => {
+                    let outcome = self.commit_block(height, hash, parent, changes, basis).await;
                     let event = Event::Committed { height, hash };
                     self.answer_commit(outcome, reply, Some(event), self.durability.waits());
                 }
@@ -117,6 +120,7 @@ impl<E: Env> Committer<E> {
                     self.answer_commit(outcome, reply, None, true);
                 }
                 Order::Reorg { target, reply } => self.reorg(target, reply).await,
+                Order::Settle(reply) => reply.send(self.check_alive()),
                 Order::Sync(reply) => self.sync(reply).await,
                 Order::Close(reply) => {
                     let outcome = self.close().await;
@@ -135,6 +139,7 @@ impl<E: Env> Committer<E> {
             match order {
                 Order::Block { reply, .. } | Order::Global { reply, .. } => reply.send(Err(Error::ReadOnly)),
                 Order::Reorg { reply, .. } => reply.send(Err(Error::ReadOnly)),
+                Order::Settle(reply) => reply.send(Err(Error::ReadOnly)),
                 Order::Sync(reply) => reply.send(Ok(())),
                 Order::Close(reply) => {
                     self.shared.subscribers.close();
@@ -154,8 +159,12 @@ impl<E: Env> Committer<E> {
         hash: BlockHash,
         parent: BlockHash,
         changes: Resolved,
+        basis: Option<Basis>,
     ) -> Result<Seq> {
         self.check_alive()?;
+        if let Some(basis) = &basis {
+            self.between_blocks.check(basis, height, self.shared.chain(|chain| chain.tip()))?;
+        }
         self.shared.chain(|chain| chain.check_link(height, parent))?;
         self.require_room(&format!("block {height}"), &changes).await?;
         self.load_works().await?;
@@ -194,9 +203,11 @@ impl<E: Env> Committer<E> {
         self.check_alive()?;
         self.require_room("the batch", &changes).await?;
         self.load_works().await?;
+        let collections = changes.collections.clone();
         let mut prepared = prepare(&self.shared, changes, self.last.get()).await?;
         let failed = std::mem::take(&mut prepared.failed);
         let seq = self.send_between_blocks(prepared.into_payloads(), true).await?;
+        self.between_blocks.note_batch(seq, &collections);
         self.note_failed(failed);
         Ok(seq)
     }
@@ -302,6 +313,7 @@ impl<E: Env> Committer<E> {
             durable: true,
         };
         let seq = self.send(commit).await?;
+        self.between_blocks.note_reorg(seq);
         self.shared.publish_applied(seq, |chain| chain.go_back(target));
         Ok((Reorged { seq, from, to: target }, tip.hash))
     }

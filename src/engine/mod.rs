@@ -1,6 +1,7 @@
 //! The handle that a user holds, and what is behind it.
 
 mod backfill;
+mod basis;
 mod blocking;
 mod chain_window;
 mod committer;
@@ -34,7 +35,14 @@ use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
 use crate::batch::{Batch, Block};
 use crate::collection::{Collection, Index, IndexRow};
 use crate::config::Config;
+use crate::draft::Draft;
 use crate::error::{Error, Result};
+
+pub(crate) use basis::Basis;
+pub(crate) use index_state::require_complete;
+pub(crate) use prepare::{check_sizes, get_each};
+pub(crate) use reader::{IndexHit, decode_value};
+pub(crate) use registry::RegisteredIndex;
 
 pub use blocking::{BlockingEngine, BlockingSnapshot};
 pub use chain_window::Tip;
@@ -48,7 +56,7 @@ pub use snapshot::Snapshot;
 
 use order::Order;
 use prepare::{Allowed, resolve};
-use reader::{At, IndexHit};
+use reader::At;
 use scan::View;
 use shared::Shared;
 
@@ -233,7 +241,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::HeightMismatch`], [`Error::BrokenLink`], [`Error::DuplicateKey`], [`Error::Limit`],
-    /// [`Error::UnknownCollection`], [`Error::OutOfSpace`]: the store is unchanged. [`Error::Storage`]: commits have
+    /// [`Error::StaleDraft`], [`Error::UnknownCollection`], [`Error::OutOfSpace`]: the store is unchanged. [`Error::Storage`]: commits have
     /// stopped.
     pub async fn commit(&self, block: Block) -> Result<Committed> {
         self.submit(block).await?.acknowledged().await
@@ -244,11 +252,26 @@ impl Engine {
     /// # Errors
     /// What can be seen without the parent's state: unknown collections and limits.
     pub async fn submit(&self, block: Block) -> Result<Pending> {
-        let Block { height, hash, parent, batch } = block;
+        let Block { height, hash, parent, batch, basis } = block;
         let changes = resolve(&self.shared, batch, Allowed::Everything)?;
         let (sender, answer) = reply();
-        self.order(Order::Block { height, hash, parent, changes, reply: sender }).await?;
+        self.order(Order::Block { height, hash, parent, changes, basis, reply: sender }).await?;
         Ok(Pending { answer, gone: self.shared.gone() })
+    }
+
+    /// Begins a block: a [`Draft`] on the state after its parent, which must be the tip. Waits until the blocks that were
+    /// submitted before have been applied, so that the parent may be one of them; it need not be acknowledged.
+    ///
+    /// # Errors
+    /// [`Error::HeightMismatch`], [`Error::BrokenLink`]: also if the parent was submitted and refused.
+    /// [`Error::ReadOnly`]; [`Error::Storage`] if commits have stopped.
+    pub async fn draft(&self, height: Height, parent: BlockHash) -> Result<Draft> {
+        let (sender, answer) = reply();
+        self.order(Order::Settle(sender)).await?;
+        self.answered(answer).await?;
+        let snapshot = self.snapshot().await?;
+        chain_window::check_link(snapshot.tip(), height, parent)?;
+        Ok(Draft::new(snapshot, height, parent))
     }
 
     /// Commits changes of `Global` collections, outside the chain. Always durable when it resolves.

@@ -4,6 +4,7 @@ use op_engine_io::ReplySender;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
 use crate::collection::IndexEntry;
+use crate::engine::basis::Basis;
 use crate::error::Result;
 
 /// The new entries of a record in one index.
@@ -34,6 +35,8 @@ pub(crate) struct Resolved {
     pub(crate) payloads: Vec<Vec<u8>>,
     /// Changes of collections with indexes.
     pub(crate) indexed: Vec<IndexedChange>,
+    /// The collections that are changed, ascending.
+    pub(crate) collections: Vec<CollectionId>,
 }
 
 /// A block that was committed.
@@ -64,6 +67,8 @@ pub(crate) enum Order {
         hash: BlockHash,
         parent: BlockHash,
         changes: Resolved,
+        /// What the block was made on, if it comes of a draft.
+        basis: Option<Basis>,
         reply: ReplySender<Result<Committed>>,
     },
     Global {
@@ -74,6 +79,8 @@ pub(crate) enum Order {
         target: Height,
         reply: ReplySender<Result<Reorged>>,
     },
+    /// Say when every order before this one has been applied or refused.
+    Settle(ReplySender<Result<()>>),
     /// Make everything applied so far durable.
     Sync(ReplySender<Result<()>>),
     /// Finish, flush and end.

@@ -4,7 +4,7 @@
 //! indexes. What is left needs the records that are replaced or removed, so it is done when the parent is applied.
 
 use std::any::TypeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ahash::{AHashMap, AHashSet};
@@ -38,12 +38,14 @@ pub(crate) enum Allowed {
 pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result<Resolved> {
     let mut payloads: Vec<ByteWriter> = shared.shards.iter().map(|_| ByteWriter::new()).collect();
     let mut indexed = Vec::new();
+    let mut collections = BTreeSet::new();
     for change in last_changes(batch.changes) {
         let registered = shared.registry.collection(change.type_id, change.name)?;
         if allowed == Allowed::GlobalOnly && registered.scope != Scope::Global {
             return Err(Error::NotGlobal { name: change.name.to_owned() });
         }
         check_sizes(&change.key, change.value.as_deref())?;
+        collections.insert(registered.id);
         let shard = place(shared, registered.id, &change.key, change.partition_bytes);
         if registered.indexes.is_empty() {
             let op = Op { collection: registered.id, key: &change.key, value: change.value.as_deref() };
@@ -59,7 +61,8 @@ pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result
         let Change { type_id, name, key, value, .. } = change;
         indexed.push(IndexedChange { type_id, name, collection: registered.id, shard, key, value, entries });
     }
-    Ok(Resolved { payloads: payloads.into_iter().map(ByteWriter::into_vec).collect(), indexed })
+    let payloads = payloads.into_iter().map(ByteWriter::into_vec).collect();
+    Ok(Resolved { payloads, indexed, collections: collections.into_iter().collect() })
 }
 
 /// The last change of every key, in the order of the last ones.
@@ -78,6 +81,7 @@ fn last_changes(changes: Vec<Change>) -> Vec<Change> {
     changes.into_iter().enumerate().filter_map(is_kept).collect()
 }
 
+/// Refuses keys and values that are too large to be stored.
 pub(crate) fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
     let over = |what, len: usize, max: usize| {
         let (value, max) = (op_engine_io::num::to_u64(len), op_engine_io::num::to_u64(max));
@@ -161,7 +165,7 @@ impl Prepared {
 /// # Errors
 /// [`Error::DuplicateKey`], or whatever reading fails with. Nothing has been sent then.
 pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) -> Result<Prepared> {
-    let Resolved { payloads, indexed } = changes;
+    let Resolved { payloads, indexed, .. } = changes;
     let payloads = payloads.into_iter().map(ByteWriter::from).collect();
     let mut prepared = Prepared { payloads, failed: Failures::new() };
     let wanted: Vec<_> =

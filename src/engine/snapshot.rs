@@ -8,6 +8,7 @@ use op_engine_shards::visibility::Scope;
 use op_engine_shards::{Height, Seq};
 
 use crate::collection::{Collection, Index, IndexRow};
+use crate::draft::Overlay;
 use crate::engine::blocking::BlockingSnapshot;
 use crate::engine::chain_window::Tip;
 use crate::engine::reader::{self, At, IndexHit, is_expired};
@@ -77,6 +78,16 @@ impl Snapshot {
         self.tip
     }
 
+    /// Changes over this state, for simulated calls: reads see them, nothing else ever does.
+    #[must_use]
+    pub fn overlay(&self) -> Overlay {
+        Overlay::new(self.clone())
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// The last commit that it shows. Two snapshots with the same one show the same state.
     #[must_use]
     pub fn seq(&self) -> Seq {
@@ -125,7 +136,8 @@ impl Snapshot {
         View::Held { view: self.view, tip: self.tip, pin: self.pin.clone() }
     }
 
-    fn check_history<C: Collection>(&self) -> Result<()> {
+    /// Whether a collection can be read in this state.
+    pub(crate) fn check_history<C: Collection>(&self) -> Result<()> {
         let registered = self.shared.registry.collection(TypeId::of::<C>(), C::NAME)?;
         let kept = self.pin.is_some() || registered.history == History::All;
         if kept && !(self.by_height && registered.scope == Scope::Cleared) {

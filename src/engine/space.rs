@@ -48,7 +48,7 @@ pub(crate) struct Wanted {
 impl Wanted {
     /// By a batch whose index entries are not all known yet.
     pub(crate) fn by(changes: &Resolved) -> Self {
-        let Resolved { payloads, indexed } = changes;
+        let Resolved { payloads, indexed, .. } = changes;
         let indexed: u64 = indexed.iter().map(indexed_bytes).sum();
         let plain = payloads.iter().map(|payload| to_u64(payload.len()));
         // Entries may go to any shard.

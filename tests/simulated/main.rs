@@ -22,6 +22,7 @@ mod crash_at_every_io;
 mod crash_in_recovery;
 mod determinism;
 mod disk_full;
+mod draft;
 mod get_many;
 mod heights;
 mod mutants;

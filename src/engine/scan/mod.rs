@@ -16,7 +16,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use op_engine_io::block_on;
-use op_engine_shards::message::Direction;
+use op_engine_shards::message::{Direction, KeyRange};
 use op_engine_shards::{CollectionId, Seq};
 
 use crate::collection::{Collection, Index, IndexRow, Scope, decode_entry};
@@ -276,6 +276,23 @@ impl<K: Key, R, I> Scan<K, R, I> {
     /// Whatever reading or decoding fails with, and [`Error::Token`].
     pub async fn next(&mut self) -> Result<Option<R>> {
         Ok(self.next_entry(|_| ()).await?.map(|((), row)| row))
+    }
+
+    /// The next row as it is stored, of at most `left` that will be wanted. An overlay merges them with its own.
+    pub(crate) async fn next_stored(&mut self, left: usize) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
+        let row = self.stream()?.next(left).await?;
+        Ok(row.map(|(key, value)| (key.to_vec(), value.to_vec())))
+    }
+
+    /// A row of what is stored.
+    pub(crate) fn decode(&self, key: &[u8], value: &[u8]) -> Result<R> {
+        (self.decode.row)(key, value)
+    }
+
+    /// The keys that are scanned, and the order; `None` if the scan cannot begin.
+    pub(crate) fn range_and_direction(&self) -> Option<(&KeyRange, Direction)> {
+        let query = &self.stream.as_ref().ok()?.query;
+        Some((&query.range, query.direction))
     }
 
     /// The next row, and what is made of its stored key.

@@ -9,3 +9,4 @@ pub mod run;
 pub mod schema;
 pub mod script;
 pub mod tables;
+pub mod trial;

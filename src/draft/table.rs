@@ -1,0 +1,261 @@
+//! The records of one collection that an overlay holds: what the state below has, and what was made of it.
+
+use std::any::TypeId;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use ahash::AHashMap;
+use op_engine_shards::CollectionId;
+use op_engine_shards::visibility::Scope;
+
+use super::index_entries::IndexEntries;
+
+/// The bytes of a record's key, shared by everything that speaks of it.
+pub(super) type RecordKey = Arc<[u8]>;
+
+/// What a held record takes beside its key and values: its place in the map, which is never full, and the counts and
+/// headers of its allocations.
+const SLOT_BYTES: usize = 2 * size_of::<(RecordKey, Slot)>() + 48;
+/// What a key takes in the ordered set.
+const ORDERED_BYTES: usize = 2 * size_of::<RecordKey>();
+
+/// What the state below has for a key. Absent is not the same as never read, and no value is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Below {
+    #[default]
+    Unknown,
+    Absent,
+    Present(Box<[u8]>),
+}
+
+impl Below {
+    pub(super) fn value(&self) -> Option<&[u8]> {
+        if let Self::Present(value) = self { Some(value) } else { None }
+    }
+
+    fn bytes(&self) -> usize {
+        self.value().map_or(0, <[u8]>::len)
+    }
+}
+
+/// What was done to a record in the overlay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) enum Own {
+    #[default]
+    Untouched,
+    Removed,
+    Written(Vec<u8>),
+}
+
+impl Own {
+    pub(super) fn value(&self) -> Option<&[u8]> {
+        if let Self::Written(value) = self { Some(value) } else { None }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        if let Self::Written(value) = self { value.capacity() } else { 0 }
+    }
+}
+
+/// A record that is held.
+#[derive(Debug, Default)]
+pub(super) struct Slot {
+    /// How many bytes of the key choose the shard.
+    pub(super) partition_bytes: usize,
+    pub(super) below: Below,
+    pub(super) own: Own,
+    /// The last savepoint after which what `own` was before has been remembered.
+    remembered: u64,
+}
+
+impl Slot {
+    /// What a reader sees; `None` if the state below must be asked.
+    pub(super) fn seen(&self) -> Option<Option<&[u8]>> {
+        match (&self.own, &self.below) {
+            (Own::Written(value), _) => Some(Some(value)),
+            (Own::Removed, _) | (Own::Untouched, Below::Absent) => Some(None),
+            (Own::Untouched, Below::Present(value)) => Some(Some(value)),
+            (Own::Untouched, Below::Unknown) => None,
+        }
+    }
+
+    /// Whether the state below need not be asked, whatever is taken back.
+    pub(super) fn is_warm(&self) -> bool {
+        !matches!(self.below, Below::Unknown)
+    }
+
+    pub(super) fn is_changed(&self) -> bool {
+        !matches!(self.own, Own::Untouched)
+    }
+
+    fn bytes(&self, key: &[u8]) -> usize {
+        SLOT_BYTES + key.len() + self.below.bytes() + self.own.bytes()
+    }
+}
+
+/// What a record was before it was changed.
+#[derive(Debug)]
+pub(super) struct Before {
+    pub(super) key: RecordKey,
+    pub(super) own: Own,
+    remembered: u64,
+}
+
+/// The records of one collection that are held.
+#[derive(Debug)]
+pub(super) struct Table {
+    pub(super) type_id: TypeId,
+    pub(super) name: &'static str,
+    pub(super) collection: CollectionId,
+    pub(super) scope: Scope,
+    slots: AHashMap<RecordKey, Slot>,
+    changed: usize,
+    /// The keys of changed records. Kept from the first scan on.
+    ordered: Option<BTreeSet<RecordKey>>,
+    /// What changed records mean for indexes. Kept from the first look into an index on.
+    pub(super) entries: Option<IndexEntries>,
+    slot_bytes: usize,
+}
+
+impl Table {
+    pub(super) fn new(type_id: TypeId, name: &'static str, collection: CollectionId, scope: Scope) -> Self {
+        Self {
+            type_id,
+            name,
+            collection,
+            scope,
+            slots: AHashMap::new(),
+            changed: 0,
+            ordered: None,
+            entries: None,
+            slot_bytes: 0,
+        }
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Option<&Slot> {
+        self.slots.get(key)
+    }
+
+    /// The memory that it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let ordered = self.ordered.as_ref().map_or(0, |ordered| ordered.len() * ORDERED_BYTES);
+        self.slot_bytes + ordered + self.entries.as_ref().map_or(0, IndexEntries::bytes)
+    }
+
+    /// What a record of this size will take.
+    pub(super) fn bytes_of(key: &[u8], value_bytes: usize) -> usize {
+        SLOT_BYTES + key.len() + value_bytes
+    }
+
+    /// How many records are changed.
+    pub(super) fn changed(&self) -> usize {
+        self.changed
+    }
+
+    /// Takes in what the state below has.
+    pub(super) fn learn(&mut self, key: RecordKey, partition_bytes: usize, value: Option<&[u8]>) {
+        let below = value.map_or(Below::Absent, |value| Below::Present(value.into()));
+        let (added, bytes) = (key.len() + SLOT_BYTES, below.bytes());
+        let slot = self.slots.entry(key).or_insert_with(|| {
+            self.slot_bytes += added;
+            Slot { partition_bytes, ..Slot::default() }
+        });
+        self.slot_bytes = self.slot_bytes - slot.below.bytes() + bytes;
+        slot.below = below;
+    }
+
+    /// Changes a record. Gives what it was before if that is not remembered since `savepoint`, the newest one.
+    pub(super) fn change(
+        &mut self,
+        key: &[u8],
+        partition_bytes: impl FnOnce() -> usize,
+        own: Own,
+        savepoint: Option<u64>,
+    ) -> Option<Before> {
+        let key = match self.slots.get_key_value(key) {
+            Some((key, _)) => Arc::clone(key),
+            None => {
+                let slot = Slot { partition_bytes: partition_bytes(), ..Slot::default() };
+                self.slot_bytes += slot.bytes(key);
+                let key = RecordKey::from(key);
+                self.slots.insert(Arc::clone(&key), slot);
+                key
+            }
+        };
+        let remember = self.slots.get(&key).and_then(|slot| {
+            let savepoint = savepoint.filter(|savepoint| slot.remembered < *savepoint)?;
+            Some((savepoint, slot.remembered))
+        });
+        let before = self.set(&key, own, remember.map(|(savepoint, _)| savepoint));
+        remember.map(|(_, remembered)| Before { key, own: before, remembered })
+    }
+
+    /// Makes a record what it was.
+    pub(super) fn undo(&mut self, before: Before) {
+        let Before { key, own, remembered } = before;
+        self.set(&key, own, Some(remembered));
+        let leaves_nothing = self.slots.get(&key).is_some_and(|slot| !slot.is_changed() && !slot.is_warm());
+        if leaves_nothing && let Some(slot) = self.slots.remove(&key) {
+            self.slot_bytes -= slot.bytes(&key);
+        }
+    }
+
+    fn set(&mut self, key: &RecordKey, own: Own, remembered: Option<u64>) -> Own {
+        let Some(slot) = self.slots.get_mut(key) else { return Own::Untouched };
+        self.slot_bytes = self.slot_bytes - slot.own.bytes() + own.bytes();
+        slot.remembered = remembered.unwrap_or(slot.remembered);
+        let was_changed = slot.is_changed();
+        let before = std::mem::replace(&mut slot.own, own);
+        let is_changed = slot.is_changed();
+        match (was_changed, is_changed) {
+            (false, true) => self.changed += 1,
+            (true, false) => self.changed -= 1,
+            _ => {}
+        }
+        if was_changed != is_changed
+            && let Some(ordered) = &mut self.ordered
+        {
+            if is_changed {
+                ordered.insert(Arc::clone(key));
+            } else {
+                ordered.remove(key);
+            }
+        }
+        if let Some(entries) = &mut self.entries {
+            entries.note(key);
+        }
+        before
+    }
+
+    /// Forgets what was only read.
+    pub(super) fn forget_reads(&mut self) {
+        let mut freed = 0;
+        self.slots.retain(|key, slot| {
+            let kept = slot.is_changed();
+            freed += if kept { 0 } else { slot.bytes(key) };
+            kept
+        });
+        self.slots.shrink_to_fit();
+        self.slot_bytes -= freed;
+    }
+
+    /// The keys of changed records, in order.
+    pub(super) fn ordered(&mut self) -> &BTreeSet<RecordKey> {
+        let slots = &self.slots;
+        self.ordered.get_or_insert_with(|| {
+            slots.iter().filter(|(_, slot)| slot.is_changed()).map(|(key, _)| Arc::clone(key)).collect()
+        })
+    }
+
+    /// The same, if it has been asked for before.
+    pub(super) fn ordered_keys(&self) -> Option<&BTreeSet<RecordKey>> {
+        self.ordered.as_ref()
+    }
+
+    /// The changed records, ordered by key.
+    pub(super) fn into_changes(self) -> Vec<(RecordKey, Slot)> {
+        let mut changes: Vec<_> = self.slots.into_iter().filter(|(_, slot)| slot.is_changed()).collect();
+        changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
+        changes
+    }
+}

@@ -7,6 +7,7 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::indexing_slicing,
+    clippy::cast_possible_truncation,
     reason = "a benchmark fails by panicking"
 )]
 
@@ -60,11 +61,11 @@ fn draft(engine: &Engine) -> Draft {
     engine.blocking().draft(Height(tip.height.0 + 1), tip.hash).expect("a draft")
 }
 
-/// The next slot of a chain of reads: known only when the last one has been read.
-fn next(value: &[u8; 32], keys: &[SlotKey]) -> usize {
+/// The next of `slots` numbers: known only when the last value has been read.
+fn next(value: &[u8; 32], count: &mut u64, slots: u64) -> u64 {
     let [a, b, c, d, e, f, g, h, ..] = *value;
-    let number = mix(u64::from_be_bytes([a, b, c, d, e, f, g, h]));
-    usize::try_from(number % keys.len() as u64).expect("an index")
+    *count += 1;
+    mix(u64::from_be_bytes([a, b, c, d, e, f, g, h]) ^ *count) % slots
 }
 
 fn reads(criterion: &mut Criterion) {
@@ -73,55 +74,52 @@ fn reads(criterion: &mut Criterion) {
     let engine = engine(&dir);
     let mut group = criterion.benchmark_group("one slot after another");
     for warm in WARM {
-        let present: Vec<SlotKey> = (0..warm).map(|n| slot(n * (SLOTS / warm))).collect();
-        let absent: Vec<SlotKey> = (0..warm).map(|n| slot(SLOTS + 1 + n)).collect();
-        let map: HashMap<SlotKey, [u8; 32], ahash::RandomState> =
-            present.iter().enumerate().map(|(n, slot)| (*slot, key(n as u64))).collect();
-        let mut at = 0;
-        group.bench_function(BenchmarkId::new("a map of keys and values", warm), |bencher| {
-            bencher.iter(|| at = next(&map[&present[at]], &present));
+        let step = SLOTS / warm;
+        let (present, absent) = (|n: u64| slot(n * step), |n: u64| slot(SLOTS + 1 + n));
+        let all = |of: &dyn Fn(u64) -> SlotKey| (0..warm).map(of).collect::<Vec<_>>();
+        let (mut at, mut count) = (0, 0);
+
+        group.bench_function(BenchmarkId::new("making the key alone", warm), |bencher| {
+            bencher.iter(|| at = next(&present(at).1, &mut count, warm));
         });
+        let map: HashMap<SlotKey, [u8; 32], ahash::RandomState> =
+            all(&present).into_iter().map(|slot| (slot, slot.1)).collect();
+        group.bench_function(BenchmarkId::new("a map of keys and values", warm), |bencher| {
+            bencher.iter(|| at = next(&map[&present(at)], &mut count, warm));
+        });
+        drop(map);
 
         let mut draft = draft(&engine);
-        draft.blocking().warm::<Slots>(&present).expect("a read");
-        draft.blocking().warm::<Slots>(&absent).expect("a read");
+        draft.blocking().warm::<Slots>(&all(&present)).expect("a read");
+        draft.blocking().warm::<Slots>(&all(&absent)).expect("a read");
         println!("{} bytes held for {} slots", draft.bytes(), 2 * warm);
-        let mut at = 0;
         group.bench_function(BenchmarkId::new("draft after warm, present", warm), |bencher| {
             bencher.iter(|| {
-                let value = draft.blocking().get::<Slots>(&present[at]).expect("a read").expect("present");
-                at = next(&value, &present);
+                let value = draft.blocking().get::<Slots>(&present(at)).expect("a read").expect("present");
+                at = next(&value, &mut count, warm);
             });
         });
-        let (mut at, mut count) = (0, 0u64);
         group.bench_function(BenchmarkId::new("draft after warm, absent", warm), |bencher| {
             bencher.iter(|| {
-                let value = draft.blocking().get::<Slots>(&absent[at]).expect("a read");
-                count += 1;
-                at = next(&value.unwrap_or(key(count)), &absent);
+                let value = draft.blocking().get::<Slots>(&absent(at)).expect("a read");
+                assert!(value.is_none(), "absent");
+                at = next(&value.unwrap_or_default(), &mut count, warm);
             });
         });
-        group.bench_function(BenchmarkId::new("key and mix alone", warm), |bencher| {
+        group.bench_function(BenchmarkId::new("draft, read and written", warm), |bencher| {
             bencher.iter(|| {
-                count += 1;
-                at = next(&key(count), &absent);
-            });
-        });
-        let mut at = 0;
-        group.bench_function(BenchmarkId::new("draft, written and read", warm), |bencher| {
-            bencher.iter(|| {
-                let value = draft.blocking().get::<Slots>(&present[at]).expect("a read").expect("present");
-                draft.put::<Slots>(&present[at], &value).expect("a write");
-                at = next(&value, &present);
+                let value = draft.blocking().get::<Slots>(&present(at)).expect("a read").expect("present");
+                draft.put::<Slots>(&present(at), &value).expect("a write");
+                at = next(&value, &mut count, warm);
             });
         });
     }
     let keys: Vec<SlotKey> = (0..20_000).map(slot).collect();
-    let mut at = 0;
+    let (mut at, mut count) = (0, 0);
     group.bench_function("asking the shards each time", |bencher| {
         bencher.iter(|| {
-            let value = engine.blocking().get::<Slots>(&keys[at]).expect("a read").expect("present");
-            at = next(&value, &keys);
+            let value = engine.blocking().get::<Slots>(&slot(at)).expect("a read").expect("present");
+            at = next(&value, &mut count, 20_000);
         });
     });
     group.finish();

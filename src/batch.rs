@@ -8,6 +8,29 @@ use crate::collection::{Collection, encode_key};
 use crate::engine::Basis;
 use crate::value::Record;
 
+/// What the state that a change is made on has for its key. Absent is not the same as never read, and no value is absent.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) enum Below {
+    #[default]
+    Unknown,
+    Absent,
+    Present(Box<[u8]>),
+}
+
+impl Below {
+    pub(crate) fn is_known(&self) -> bool {
+        !matches!(self, Self::Unknown)
+    }
+
+    pub(crate) fn value(&self) -> Option<&[u8]> {
+        if let Self::Present(value) = self { Some(value) } else { None }
+    }
+
+    pub(crate) fn value_bytes(&self) -> usize {
+        self.value().map_or(0, <[u8]>::len)
+    }
+}
+
 /// One change, encoded, before it is known where it goes.
 #[derive(Debug, Clone)]
 pub(crate) struct Change {
@@ -17,6 +40,8 @@ pub(crate) struct Change {
     /// How many bytes of the key choose the shard.
     pub(crate) partition_bytes: usize,
     pub(crate) value: Option<Vec<u8>>,
+    /// What a draft has read there.
+    pub(crate) below: Below,
 }
 
 /// Changes that are committed together. Of several changes of one key the last one counts.
@@ -47,7 +72,8 @@ impl Batch {
 
     fn change<C: Collection>(&mut self, key: &C::Key, value: Option<Vec<u8>>) -> &mut Self {
         let (key, partition_bytes) = encode_key(key, C::PARTITION);
-        self.changes.push(Change { type_id: TypeId::of::<C>(), name: C::NAME, key, partition_bytes, value });
+        let (type_id, name, below) = (TypeId::of::<C>(), C::NAME, Below::Unknown);
+        self.changes.push(Change { type_id, name, key, partition_bytes, value, below });
         self
     }
 

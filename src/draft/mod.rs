@@ -15,7 +15,7 @@ use std::ops::{Deref, DerefMut};
 use op_engine_shards::visibility::Scope;
 use op_engine_shards::{BlockHash, Height};
 
-use crate::batch::{Block, Change};
+use crate::batch::{Below, Block, Change};
 use crate::engine::{Basis, Snapshot};
 
 pub use blocking::BlockingOverlay;
@@ -23,7 +23,7 @@ pub use overlay::Overlay;
 pub use savepoint::Savepoint;
 pub use scan::OverlayScan;
 
-use table::{Below, Own, Table};
+use table::{Own, Table};
 
 /// A block in the making: an [`Overlay`] on the state after its parent.
 ///
@@ -122,7 +122,7 @@ fn changes(table: Table) -> impl Iterator<Item = Change> {
             Own::Written(value) => Some(value),
         };
         let (key, partition_bytes) = (key.to_vec(), slot.partition_bytes);
-        Some(Change { type_id, name, key, partition_bytes, value })
+        Some(Change { type_id, name, key, partition_bytes, value, below: slot.below })
     })
 }
 

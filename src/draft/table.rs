@@ -9,6 +9,7 @@ use op_engine_shards::CollectionId;
 use op_engine_shards::visibility::Scope;
 
 use super::index_entries::IndexEntries;
+use crate::batch::Below;
 
 /// The bytes of a record's key, shared by everything that speaks of it.
 pub(super) type RecordKey = Arc<[u8]>;
@@ -18,25 +19,6 @@ pub(super) type RecordKey = Arc<[u8]>;
 const SLOT_BYTES: usize = 2 * size_of::<(RecordKey, Slot)>() + 48;
 /// What a key takes in the ordered set.
 const ORDERED_BYTES: usize = 2 * size_of::<RecordKey>();
-
-/// What the state below has for a key. Absent is not the same as never read, and no value is absent.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) enum Below {
-    #[default]
-    Unknown,
-    Absent,
-    Present(Box<[u8]>),
-}
-
-impl Below {
-    pub(super) fn value(&self) -> Option<&[u8]> {
-        if let Self::Present(value) = self { Some(value) } else { None }
-    }
-
-    fn bytes(&self) -> usize {
-        self.value().map_or(0, <[u8]>::len)
-    }
-}
 
 /// What was done to a record in the overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -81,7 +63,7 @@ impl Slot {
 
     /// Whether the state below need not be asked, whatever is taken back.
     pub(super) fn is_warm(&self) -> bool {
-        !matches!(self.below, Below::Unknown)
+        self.below.is_known()
     }
 
     pub(super) fn is_changed(&self) -> bool {
@@ -89,7 +71,7 @@ impl Slot {
     }
 
     fn bytes(&self, key: &[u8]) -> usize {
-        SLOT_BYTES + key.len() + self.below.bytes() + self.own.bytes()
+        SLOT_BYTES + key.len() + self.below.value_bytes() + self.own.bytes()
     }
 }
 
@@ -155,12 +137,12 @@ impl Table {
     /// Takes in what the state below has.
     pub(super) fn learn(&mut self, key: RecordKey, partition_bytes: usize, value: Option<&[u8]>) {
         let below = value.map_or(Below::Absent, |value| Below::Present(value.into()));
-        let (added, bytes) = (key.len() + SLOT_BYTES, below.bytes());
+        let (added, bytes) = (key.len() + SLOT_BYTES, below.value_bytes());
         let slot = self.slots.entry(key).or_insert_with(|| {
             self.slot_bytes += added;
             Slot { partition_bytes, ..Slot::default() }
         });
-        self.slot_bytes = self.slot_bytes - slot.below.bytes() + bytes;
+        self.slot_bytes = self.slot_bytes - slot.below.value_bytes() + bytes;
         slot.below = below;
     }
 

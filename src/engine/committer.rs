@@ -168,7 +168,8 @@ impl<E: Env> Committer<E> {
         self.shared.chain(|chain| chain.check_link(height, parent))?;
         self.require_room(&format!("block {height}"), &changes).await?;
         self.load_works().await?;
-        let mut prepared = prepare(&self.shared, changes, self.last.get()).await?;
+        let drafted = basis.map(|basis| basis.view);
+        let mut prepared = prepare(&self.shared, changes, self.last.get(), drafted).await?;
         let seq = self.barrier.next_seq();
         let block = Tip { height, hash, parent, seq };
         self.index_block(block, &mut prepared);
@@ -204,7 +205,7 @@ impl<E: Env> Committer<E> {
         self.require_room("the batch", &changes).await?;
         self.load_works().await?;
         let collections = changes.collections.clone();
-        let mut prepared = prepare(&self.shared, changes, self.last.get()).await?;
+        let mut prepared = prepare(&self.shared, changes, self.last.get(), None).await?;
         let failed = std::mem::take(&mut prepared.failed);
         let seq = self.send_between_blocks(prepared.into_payloads(), true).await?;
         self.between_blocks.note_batch(seq, &collections);

@@ -274,12 +274,13 @@ impl Engine {
         Ok(Draft::new(snapshot, height, parent))
     }
 
-    /// Commits changes of `Global` collections, outside the chain. Always durable when it resolves.
+    /// Commits changes of collections outside the chain, `Global` and `Cleared` ones: all of them, or nothing. Always
+    /// durable when it resolves.
     ///
     /// # Errors
     /// [`Error::NotGlobal`] and as [`Engine::commit`].
     pub async fn commit_global(&self, batch: Batch) -> Result<Committed> {
-        let changes = resolve(&self.shared, batch, Allowed::GlobalOnly)?;
+        let changes = resolve(&self.shared, batch, Allowed::OutsideChain)?;
         let (sender, answer) = reply();
         self.order(Order::Global { changes, reply: sender }).await?;
         self.answered(answer).await

@@ -3,6 +3,7 @@
 use op_engine_io::ReplySender;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
+use crate::batch::Below;
 use crate::collection::IndexEntry;
 use crate::engine::basis::Basis;
 use crate::error::Result;
@@ -26,6 +27,8 @@ pub(crate) struct IndexedChange {
     pub(crate) key: Vec<u8>,
     pub(crate) value: Option<Vec<u8>>,
     pub(crate) entries: Vec<NewEntries>,
+    /// The old record, if a draft has read it. True only of the state that the draft was made on.
+    pub(crate) below: Below,
 }
 
 /// A batch with everything that could be done on the thread of its maker.

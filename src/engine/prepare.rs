@@ -31,7 +31,7 @@ pub(crate) enum Allowed {
     /// Any: it is part of a block.
     Everything,
     /// Those outside the chain.
-    GlobalOnly,
+    OutsideChain,
 }
 
 /// Does for a batch what needs no read: on the thread of its maker.
@@ -41,7 +41,7 @@ pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result
     let mut collections = BTreeSet::new();
     for change in last_changes(batch.changes) {
         let registered = shared.registry.collection(change.type_id, change.name)?;
-        if allowed == Allowed::GlobalOnly && registered.scope != Scope::Global {
+        if allowed == Allowed::OutsideChain && registered.scope == Scope::Chain {
             return Err(Error::NotGlobal { name: change.name.to_owned() });
         }
         check_sizes(&change.key, change.value.as_deref())?;
@@ -58,8 +58,9 @@ pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result
             Some(value) => new_entries(registered, &change.key, value)?,
             None => Vec::new(),
         };
-        let Change { type_id, name, key, value, .. } = change;
-        indexed.push(IndexedChange { type_id, name, collection: registered.id, shard, key, value, entries });
+        let Change { type_id, name, key, value, below, .. } = change;
+        let collection = registered.id;
+        indexed.push(IndexedChange { type_id, name, collection, shard, key, value, entries, below });
     }
     let payloads = payloads.into_iter().map(ByteWriter::into_vec).collect();
     Ok(Resolved { payloads, indexed, collections: collections.into_iter().collect() })
@@ -160,20 +161,33 @@ impl Prepared {
     }
 }
 
-/// Turns a batch into the payload of every shard, on the state that `view` shows: the newest one.
+/// Turns a batch into the payload of every shard, on the state that `view` shows: the newest one. `drafted` is the state
+/// in which a draft has read old records: only if it is the same one, they need not be read again.
 ///
 /// # Errors
 /// [`Error::DuplicateKey`], or whatever reading fails with. Nothing has been sent then.
-pub(crate) async fn prepare(shared: &Arc<Shared>, changes: Resolved, view: Seq) -> Result<Prepared> {
+pub(crate) async fn prepare(
+    shared: &Arc<Shared>,
+    changes: Resolved,
+    view: Seq,
+    drafted: Option<Seq>,
+) -> Result<Prepared> {
     let Resolved { payloads, indexed, .. } = changes;
     let payloads = payloads.into_iter().map(ByteWriter::from).collect();
     let mut prepared = Prepared { payloads, failed: Failures::new() };
-    let wanted: Vec<_> =
-        indexed.iter().map(|change| (change.shard, change.collection, &change.key)).collect();
-    let old_values = get_each(shared, view, &wanted).await?;
+    let is_known = |change: &IndexedChange| drafted == Some(view) && change.below.is_known();
+    let unknown = indexed.iter().filter(|change| !is_known(change));
+    let wanted: Vec<_> = unknown.map(|change| (change.shard, change.collection, &change.key)).collect();
+    let answers = get_each(shared, view, &wanted).await?;
+    let mut answers = answers.iter();
 
     let mut entry_changes = Vec::new();
-    for (mut change, old) in indexed.into_iter().zip(old_values.iter()) {
+    for mut change in indexed {
+        let known = is_known(&change).then(|| std::mem::take(&mut change.below));
+        let old = match &known {
+            Some(below) => below.value(),
+            None => answers.next().flatten(),
+        };
         let registered = shared.registry.collection(change.type_id, change.name)?;
         diff(shared, registered, &mut change, old, &mut entry_changes, &mut prepared.failed)?;
         if old.is_some() || change.value.is_some() {

@@ -4,7 +4,7 @@
 use crate::support::check::{Of, Schema, read_all};
 use crate::support::model::{Content, State};
 use crate::support::run::{Driver, Machine, Progress, Setup};
-use crate::support::schema::{ByOwner, Coins, Mempool, Names, Plain, Wallet};
+use crate::support::schema::{ByOwner, Coins, Mempool, Names, Plain, States, Wallet};
 use crate::support::script::{Recipe, Script, write};
 use op_engine::{
     Batch, Block, BlockHash, Collection, Config, Engine, Error, Height, History, Index, IndexList, Result,
@@ -155,9 +155,9 @@ fn a_batch_outside_the_chain_may_not_touch_what_follows_it() {
         let refused = engine.commit_global(batch).await.unwrap_err();
         assert_eq!(refused, Error::NotGlobal { name: "coins".to_owned() });
         let mut batch = Batch::new();
-        batch.delete::<Mempool>(&1);
+        batch.put::<Mempool>(&1, &vec![1]).delete::<States>(&(1, 1));
         let refused = engine.commit_global(batch).await.unwrap_err();
-        assert_eq!(refused, Error::NotGlobal { name: "mempool".to_owned() });
+        assert_eq!(refused, Error::NotGlobal { name: "states".to_owned() });
     });
 }
 

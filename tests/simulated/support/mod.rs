@@ -5,6 +5,7 @@ pub mod coverage;
 pub mod damage;
 pub mod life;
 pub mod model;
+pub mod opnet;
 pub mod run;
 pub mod schema;
 pub mod script;

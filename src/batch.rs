@@ -3,10 +3,14 @@
 use std::any::TypeId;
 
 use op_engine_shards::{BlockHash, Height};
+use smallvec::SmallVec;
 
 use crate::collection::{Collection, encode_key};
 use crate::engine::Basis;
 use crate::value::Record;
+
+/// A value that was read. That of a contract's slot fits in place, and is found without another look into memory.
+pub(crate) type BelowValue = SmallVec<[u8; 36]>;
 
 /// What the state that a change is made on has for its key. Absent is not the same as never read, and no value is absent.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -14,7 +18,7 @@ pub(crate) enum Below {
     #[default]
     Unknown,
     Absent,
-    Present(Box<[u8]>),
+    Present(BelowValue),
 }
 
 impl Below {
@@ -26,8 +30,12 @@ impl Below {
         if let Self::Present(value) = self { Some(value) } else { None }
     }
 
-    pub(crate) fn value_bytes(&self) -> usize {
-        self.value().map_or(0, <[u8]>::len)
+    /// What it takes beside its place, in bytes.
+    pub(crate) fn heap_bytes(&self) -> usize {
+        match self {
+            Self::Present(value) if value.spilled() => value.capacity(),
+            _ => 0,
+        }
     }
 }
 

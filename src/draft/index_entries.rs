@@ -78,9 +78,9 @@ impl IndexEntries {
     }
 
     /// Notes that a record has changed.
-    pub(super) fn note(&mut self, key: &RecordKey) {
+    pub(super) fn note(&mut self, key: &[u8]) {
         if !self.pending.contains(key) {
-            self.pending.insert(Arc::clone(key));
+            self.pending.insert(RecordKey::from(key));
         }
     }
 

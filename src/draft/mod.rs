@@ -121,7 +121,7 @@ fn changes(table: Table) -> impl Iterator<Item = Change> {
             Own::Removed => None,
             Own::Written(value) => Some(value),
         };
-        let (key, partition_bytes) = (key.to_vec(), slot.partition_bytes);
+        let (key, partition_bytes) = (key.into_vec(), slot.partition_bytes);
         Some(Change { type_id, name, key, partition_bytes, value, below: slot.below })
     })
 }

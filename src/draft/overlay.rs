@@ -9,7 +9,7 @@ use super::blocking::BlockingOverlay;
 use super::index_entries::IndexEntries;
 use super::savepoint::{Savepoint, UndoList};
 use super::scan::{OverlayScan, Source};
-use super::table::{Own, RecordKey, Table};
+use super::table::{Own, RecordKey, SlotKey, Table};
 use crate::collection::{Collection, Index, IndexRow, PlacedKey, decode_entry, encode_key};
 use crate::engine::{IndexHit, Row, Snapshot, check_sizes, decode_value, get_each, require_complete};
 use crate::error::{Error, Result};
@@ -44,7 +44,7 @@ pub struct Overlay {
 }
 
 /// A key that the state below must be asked for, and how many of its bytes choose the shard.
-type ColdKey = (RecordKey, usize);
+type ColdKey = (SlotKey, usize);
 
 /// What may be forgotten to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -165,7 +165,7 @@ impl Overlay {
             self.encode(key);
             let slot = self.tables.get(at).and_then(|table| table.get(&self.scratch));
             if slot.is_none_or(|slot| !slot.is_warm()) {
-                cold.push((RecordKey::from(self.scratch.as_slice()), partition_bytes::<C>(key)));
+                cold.push((SlotKey::from_slice(&self.scratch), partition_bytes::<C>(key)));
             }
         }
         cold
@@ -192,7 +192,7 @@ impl Overlay {
         let at = self.table::<C>()?;
         self.encode(key);
         check_sizes(&self.scratch, own.value())?;
-        let bytes = Table::bytes_of(&self.scratch, own.bytes()) + UndoList::bytes_of(&own);
+        let bytes = Table::bytes_of(&self.scratch, own.bytes()) + UndoList::bytes_of(&self.scratch);
         self.make_room(bytes, Forget::Reads)?;
         let Some(table) = self.tables.get_mut(at) else { return Ok(()) };
         let partition_bytes = || partition_bytes::<C>(key);
@@ -333,7 +333,7 @@ impl Overlay {
             table.entries.iter().flat_map(IndexEntries::pending).map(Arc::clone).collect();
         let unknown = pending.iter().filter_map(|key| {
             let slot = table.get(key).filter(|slot| slot.is_changed() && !slot.is_warm())?;
-            Some((Arc::clone(key), slot.partition_bytes))
+            Some((SlotKey::from_slice(key), slot.partition_bytes))
         });
         let unknown = unknown.collect();
         self.load(at, unknown, Forget::Reads).await?;
@@ -355,7 +355,7 @@ impl Overlay {
             .iter()
             .map(|(key, partition_bytes)| {
                 let partition = key.get(..*partition_bytes).unwrap_or(key);
-                (shared.placement.shard(collection, partition), collection, Arc::clone(key))
+                (shared.placement.shard(collection, partition), collection, key)
             })
             .collect();
         let answers = get_each(shared, self.snapshot.seq(), &wanted).await?;
@@ -364,6 +364,7 @@ impl Overlay {
         let bytes = sizes.map(|((key, _), value)| Table::bytes_of(key, value_bytes(value))).sum();
         let forgot = self.make_room(bytes, forget)?;
         if let Some(table) = self.tables.get_mut(at) {
+            table.reserve(cold.len());
             for ((key, partition_bytes), value) in cold.into_iter().zip(answers.iter()) {
                 table.learn(key, partition_bytes, value);
             }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::table::{Before, Own};
+use super::table::Before;
 use crate::error::{Error, Result};
 
 /// No two savepoints of a process are the same, so none is taken for one of another overlay.
@@ -27,7 +27,7 @@ struct Undo {
 
 impl Undo {
     fn bytes(&self) -> usize {
-        size_of::<Self>() + self.before.own.bytes()
+        size_of::<Self>() + self.before.heap_bytes()
     }
 }
 
@@ -53,9 +53,9 @@ impl UndoList {
         self.bytes + self.marks.len() * size_of::<Mark>()
     }
 
-    /// What remembering a value will take.
-    pub(super) fn bytes_of(own: &Own) -> usize {
-        size_of::<Undo>() + own.bytes()
+    /// What remembering a record will take, beside the value that it had.
+    pub(super) fn bytes_of(key: &[u8]) -> usize {
+        size_of::<Undo>() + key.len()
     }
 
     pub(super) fn savepoint(&mut self) -> Savepoint {

@@ -4,21 +4,28 @@ use std::any::TypeId;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use ahash::AHashMap;
+use ahash::RandomState;
+use indexmap::IndexMap;
 use op_engine_shards::CollectionId;
 use op_engine_shards::visibility::Scope;
+use smallvec::SmallVec;
 
 use super::index_entries::IndexEntries;
-use crate::batch::Below;
+use crate::batch::{Below, BelowValue};
 
-/// The bytes of a record's key, shared by everything that speaks of it.
+/// The bytes of a record's key. That of a contract's slot fits in place.
+///
+/// Keys and what is known of them lie in one array, so that a look-up goes to two places in memory: a small table of
+/// positions, and the record.
+pub(super) type SlotKey = SmallVec<[u8; 64]>;
+
+/// A key in an ordered set.
 pub(super) type RecordKey = Arc<[u8]>;
 
-/// What a held record takes beside its key and values: its place in the map, which is never full, and the counts and
-/// headers of its allocations.
-const SLOT_BYTES: usize = 2 * size_of::<(RecordKey, Slot)>() + 48;
-/// What a key takes in the ordered set.
-const ORDERED_BYTES: usize = 2 * size_of::<RecordKey>();
+/// What a held record takes beside what is not in place. Arrays grow ahead of what they hold.
+const SLOT_BYTES: usize = (size_of::<(u64, SlotKey, Slot)>() + 2 * size_of::<usize>()) * 3 / 2;
+/// What a key takes in the ordered set, beside its bytes.
+const ORDERED_BYTES: usize = 64;
 
 /// What was done to a record in the overlay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,17 +77,28 @@ impl Slot {
         !matches!(self.own, Own::Untouched)
     }
 
-    fn bytes(&self, key: &[u8]) -> usize {
-        SLOT_BYTES + key.len() + self.below.value_bytes() + self.own.bytes()
+    fn bytes(&self, key: &SlotKey) -> usize {
+        SLOT_BYTES + key_heap_bytes(key) + self.below.heap_bytes() + self.own.bytes()
     }
+}
+
+fn key_heap_bytes(key: &SlotKey) -> usize {
+    if key.spilled() { key.capacity() } else { 0 }
 }
 
 /// What a record was before it was changed.
 #[derive(Debug)]
 pub(super) struct Before {
-    pub(super) key: RecordKey,
-    pub(super) own: Own,
+    key: SlotKey,
+    own: Own,
     remembered: u64,
+}
+
+impl Before {
+    /// What it takes beside its place, in bytes.
+    pub(super) fn heap_bytes(&self) -> usize {
+        key_heap_bytes(&self.key) + self.own.bytes()
+    }
 }
 
 /// The records of one collection that are held.
@@ -90,7 +108,7 @@ pub(super) struct Table {
     pub(super) name: &'static str,
     pub(super) collection: CollectionId,
     pub(super) scope: Scope,
-    slots: AHashMap<RecordKey, Slot>,
+    slots: IndexMap<SlotKey, Slot, RandomState>,
     changed: usize,
     /// The keys of changed records. Kept from the first scan on.
     ordered: Option<BTreeSet<RecordKey>>,
@@ -106,7 +124,7 @@ impl Table {
             name,
             collection,
             scope,
-            slots: AHashMap::new(),
+            slots: IndexMap::default(),
             changed: 0,
             ordered: None,
             entries: None,
@@ -124,7 +142,7 @@ impl Table {
         self.slot_bytes + ordered + self.entries.as_ref().map_or(0, IndexEntries::bytes)
     }
 
-    /// What a record of this size will take.
+    /// What a record of this size will take at most.
     pub(super) fn bytes_of(key: &[u8], value_bytes: usize) -> usize {
         SLOT_BYTES + key.len() + value_bytes
     }
@@ -134,15 +152,20 @@ impl Table {
         self.changed
     }
 
+    /// Makes place for so many records.
+    pub(super) fn reserve(&mut self, records: usize) {
+        self.slots.reserve(records);
+    }
+
     /// Takes in what the state below has.
-    pub(super) fn learn(&mut self, key: RecordKey, partition_bytes: usize, value: Option<&[u8]>) {
-        let below = value.map_or(Below::Absent, |value| Below::Present(value.into()));
-        let (added, bytes) = (key.len() + SLOT_BYTES, below.value_bytes());
+    pub(super) fn learn(&mut self, key: SlotKey, partition_bytes: usize, value: Option<&[u8]>) {
+        let below = value.map_or(Below::Absent, |value| Below::Present(BelowValue::from_slice(value)));
+        let added = SLOT_BYTES + key_heap_bytes(&key);
         let slot = self.slots.entry(key).or_insert_with(|| {
             self.slot_bytes += added;
             Slot { partition_bytes, ..Slot::default() }
         });
-        self.slot_bytes = self.slot_bytes - slot.below.value_bytes() + bytes;
+        self.slot_bytes = self.slot_bytes - slot.below.heap_bytes() + below.heap_bytes();
         slot.below = below;
     }
 
@@ -154,38 +177,36 @@ impl Table {
         own: Own,
         savepoint: Option<u64>,
     ) -> Option<Before> {
-        let key = match self.slots.get_key_value(key) {
-            Some((key, _)) => Arc::clone(key),
-            None => {
-                let slot = Slot { partition_bytes: partition_bytes(), ..Slot::default() };
-                self.slot_bytes += slot.bytes(key);
-                let key = RecordKey::from(key);
-                self.slots.insert(Arc::clone(&key), slot);
-                key
-            }
-        };
-        let remember = self.slots.get(&key).and_then(|slot| {
-            let savepoint = savepoint.filter(|savepoint| slot.remembered < *savepoint)?;
-            Some((savepoint, slot.remembered))
+        let at = self.slots.get_index_of(key).unwrap_or_else(|| {
+            let slot = Slot { partition_bytes: partition_bytes(), ..Slot::default() };
+            let key = SlotKey::from_slice(key);
+            self.slot_bytes += slot.bytes(&key);
+            self.slots.insert_full(key, slot).0
         });
-        let before = self.set(&key, own, remember.map(|(savepoint, _)| savepoint));
-        remember.map(|(_, remembered)| Before { key, own: before, remembered })
+        let (_, slot) = self.slots.get_index_mut(at)?;
+        let remembered = slot.remembered;
+        let remember = savepoint.filter(|savepoint| remembered < *savepoint);
+        slot.remembered = remember.unwrap_or(remembered);
+        let before = self.set(at, own);
+        remember.map(|_| Before { key: SlotKey::from_slice(key), own: before, remembered })
     }
 
     /// Makes a record what it was.
     pub(super) fn undo(&mut self, before: Before) {
         let Before { key, own, remembered } = before;
-        self.set(&key, own, Some(remembered));
-        let leaves_nothing = self.slots.get(&key).is_some_and(|slot| !slot.is_changed() && !slot.is_warm());
-        if leaves_nothing && let Some(slot) = self.slots.remove(&key) {
+        let Some(at) = self.slots.get_index_of(&key) else { return };
+        self.set(at, own);
+        let Some((_, slot)) = self.slots.get_index_mut(at) else { return };
+        slot.remembered = remembered;
+        if !slot.is_changed() && !slot.is_warm() {
             self.slot_bytes -= slot.bytes(&key);
+            self.slots.swap_remove_index(at);
         }
     }
 
-    fn set(&mut self, key: &RecordKey, own: Own, remembered: Option<u64>) -> Own {
-        let Some(slot) = self.slots.get_mut(key) else { return Own::Untouched };
+    fn set(&mut self, at: usize, own: Own) -> Own {
+        let Some((key, slot)) = self.slots.get_index_mut(at) else { return Own::Untouched };
         self.slot_bytes = self.slot_bytes - slot.own.bytes() + own.bytes();
-        slot.remembered = remembered.unwrap_or(slot.remembered);
         let was_changed = slot.is_changed();
         let before = std::mem::replace(&mut slot.own, own);
         let is_changed = slot.is_changed();
@@ -198,9 +219,9 @@ impl Table {
             && let Some(ordered) = &mut self.ordered
         {
             if is_changed {
-                ordered.insert(Arc::clone(key));
+                ordered.insert(RecordKey::from(key.as_slice()));
             } else {
-                ordered.remove(key);
+                ordered.remove(key.as_slice());
             }
         }
         if let Some(entries) = &mut self.entries {
@@ -225,7 +246,8 @@ impl Table {
     pub(super) fn ordered(&mut self) -> &BTreeSet<RecordKey> {
         let slots = &self.slots;
         self.ordered.get_or_insert_with(|| {
-            slots.iter().filter(|(_, slot)| slot.is_changed()).map(|(key, _)| Arc::clone(key)).collect()
+            let changed = slots.iter().filter(|(_, slot)| slot.is_changed());
+            changed.map(|(key, _)| RecordKey::from(key.as_slice())).collect()
         })
     }
 
@@ -235,7 +257,7 @@ impl Table {
     }
 
     /// The changed records, ordered by key.
-    pub(super) fn into_changes(self) -> Vec<(RecordKey, Slot)> {
+    pub(super) fn into_changes(self) -> Vec<(SlotKey, Slot)> {
         let mut changes: Vec<_> = self.slots.into_iter().filter(|(_, slot)| slot.is_changed()).collect();
         changes.sort_unstable_by(|(a, _), (b, _)| a.cmp(b));
         changes

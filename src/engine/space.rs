@@ -236,8 +236,13 @@ mod tests {
             key: vec![0; 30],
             value: Some(vec![0; 70]),
             entries: vec![NewEntries { index: 0, entries: vec![entry] }],
+            below: crate::batch::Below::Unknown,
         };
-        let changes = Resolved { payloads: vec![vec![0; 5000], Vec::new()], indexed: vec![change] };
+        let changes = Resolved {
+            payloads: vec![vec![0; 5000], Vec::new()],
+            indexed: vec![change],
+            collections: Vec::new(),
+        };
         let indexed = 100 + 100 + OLD_ENTRY_BYTES;
         assert_eq!(Wanted::by(&changes), Wanted { bytes: 5000 + indexed, frames: vec![8192, 4096] });
     }

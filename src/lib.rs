@@ -43,6 +43,7 @@
 //!   hand as well;
 //! - [`key`] and [`value`] are the codecs of keys and records, [`record!`] makes a record of a struct or an enum;
 //! - [`chain`] reads the block files of a Bitcoin node and declares the collections of an OPNet node;
+//! - [`Draft`] is a block in the making, whose reads see it; [`Overlay`] the same for calls that are only simulated;
 //! - [`verify`] checks every byte of a store;
 //! - [`docs`] is the guide: new collections, composite keys, reorgs, durability.
 //!

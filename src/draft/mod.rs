@@ -5,6 +5,7 @@
 
 mod blocking;
 mod index_entries;
+mod indexes;
 mod overlay;
 mod savepoint;
 mod scan;

@@ -1,17 +1,15 @@
 //! Changes over a state of the store, seen by reads as if they had been committed.
 
 use std::any::TypeId;
-use std::sync::Arc;
 
 use op_engine_io::num::to_u64;
 
 use super::blocking::BlockingOverlay;
-use super::index_entries::IndexEntries;
 use super::savepoint::{Savepoint, UndoList};
 use super::scan::{OverlayScan, Source};
-use super::table::{Own, RecordKey, SlotKey, Table};
-use crate::collection::{Collection, Index, IndexRow, PlacedKey, decode_entry, encode_key};
-use crate::engine::{IndexHit, Row, Snapshot, check_sizes, decode_value, get_each, require_complete};
+use super::table::{Own, SlotKey, Table};
+use crate::collection::{Collection, PlacedKey, encode_key};
+use crate::engine::{Row, Snapshot, check_sizes, decode_value, get_each};
 use crate::error::{Error, Result};
 use crate::key::{Key, KeyWriter};
 use crate::value::Record;
@@ -35,8 +33,8 @@ const BYTES_MAX: usize = 512 << 20;
 ///
 /// What goes on in the store meanwhile does not change what it shows: its snapshot is held.
 pub struct Overlay {
-    snapshot: Snapshot,
-    tables: Vec<Table>,
+    pub(super) snapshot: Snapshot,
+    pub(super) tables: Vec<Table>,
     undo: UndoList,
     /// Where keys are encoded to be looked up.
     scratch: Vec<u8>,
@@ -44,18 +42,18 @@ pub struct Overlay {
 }
 
 /// A key that the state below must be asked for, and how many of its bytes choose the shard.
-type ColdKey = (SlotKey, usize);
+pub(super) type ColdKey = (SlotKey, usize);
 
 /// What may be forgotten to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forget {
+pub(super) enum Forget {
     Reads,
     Nothing,
 }
 
 /// What was forgotten to make room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Forgot {
+pub(super) enum Forgot {
     Reads,
     Nothing,
 }
@@ -237,48 +235,6 @@ impl Overlay {
         OverlayScan::new(self, below, source)
     }
 
-    /// An ordered scan of an index as the changed records make it.
-    ///
-    /// While two records have the same key in a unique index, a scan that comes to it gives
-    /// [`Error::DuplicateKey`].
-    pub fn scan_index<I: Index>(&mut self) -> OverlayScan<'_, I::Key, IndexRow<I>, I> {
-        let below = self.snapshot.scan_index::<I>();
-        let source = self.index::<I>().map(|(table, index)| Source { table, index: Some(index) });
-        OverlayScan::new(self, below, source)
-    }
-
-    /// The record that a key of a unique index leads to.
-    ///
-    /// # Errors
-    /// As [`Overlay::get`]; [`Error::DuplicateKey`] while it would lead to two.
-    pub async fn get_by<I: Index>(&mut self, key: &I::Key) -> Result<Option<IndexHit<I>>> {
-        const { assert!(I::UNIQUE, "only a unique index leads to one record: scan the others") };
-        let (at, index) = self.index::<I>()?;
-        self.settle(at, index).await?;
-        let (bytes, partition_bytes) = encode_key(key, I::PARTITION);
-        let laid = self.tables.get(at).and_then(|table| table.entries.as_ref());
-        let laid = laid.map(|entries| entries.at(index, &bytes)).unwrap_or_default();
-        let (rows, own) = (laid.rows, laid.row.map(<[u8]>::to_vec));
-        let hides = laid.hides;
-        let below = self.entry_below::<I>(&bytes, partition_bytes).await?.filter(|_| !hides);
-        if rows + usize::from(below.is_some()) > 1 {
-            return Err(duplicate_key(format!("{}.{}", I::Of::NAME, I::NAME), &bytes));
-        }
-        let Some(entry) = own.or(below) else { return Ok(None) };
-        let (_, record, _) = decode_entry::<I>(&bytes, &entry)?;
-        let value = self.get::<I::Of>(&record).await?;
-        Ok(value.map(|value| (record, value)))
-    }
-
-    async fn entry_below<I: Index>(&self, key: &[u8], partition_bytes: usize) -> Result<Option<Vec<u8>>> {
-        let shared = self.snapshot.shared();
-        let (id, _) = shared.registry.index(TypeId::of::<I>(), I::NAME)?;
-        require_complete(shared, id, self.snapshot.seq()).await?;
-        let shard = shared.placement.shard(id, key.get(..partition_bytes).unwrap_or(key));
-        let answers = get_each(shared, self.snapshot.seq(), &[(shard, id, key)]).await?;
-        Ok(answers.iter().next().flatten().map(<[u8]>::to_vec))
-    }
-
     /// What is known of a record without asking the state below.
     pub(super) fn known<C: Collection>(&mut self, key: &C::Key) -> Result<Option<Option<C::Value>>> {
         let seen = self.seen::<C>(key)?;
@@ -300,7 +256,7 @@ impl Overlay {
     }
 
     /// The position of a collection's table, which is made if there is none.
-    fn table<C: Collection>(&mut self) -> Result<usize> {
+    pub(super) fn table<C: Collection>(&mut self) -> Result<usize> {
         let type_id = TypeId::of::<C>();
         if let Some(at) = self.tables.iter().position(|table| table.type_id == type_id) {
             return Ok(at);
@@ -311,43 +267,8 @@ impl Overlay {
         Ok(self.tables.len() - 1)
     }
 
-    /// The position of the table of an index's collection, and of the index among the collection's.
-    fn index<I: Index>(&mut self) -> Result<(usize, usize)> {
-        let at = self.table::<I::Of>()?;
-        let (id, registered) = self.snapshot.shared().registry.index(TypeId::of::<I>(), I::NAME)?;
-        let index = registered.indexes.iter().position(|index| index.id == id);
-        let unknown = || Error::UnknownCollection { name: I::NAME.to_owned() };
-        Ok((at, index.ok_or_else(unknown)?))
-    }
-
-    /// Brings what is known of a collection's indexes up to date, in order to look into one of them.
-    pub(super) async fn settle(&mut self, at: usize, index: usize) -> Result<()> {
-        let snapshot = self.snapshot.clone();
-        let Some(table) = self.tables.get_mut(at) else { return Ok(()) };
-        let registered = snapshot.shared().registry.collection(table.type_id, table.name)?;
-        if table.entries.is_none() {
-            let changed = table.ordered().clone();
-            table.entries = Some(IndexEntries::new(registered.indexes.len(), changed));
-        }
-        let pending: Vec<RecordKey> =
-            table.entries.iter().flat_map(IndexEntries::pending).map(Arc::clone).collect();
-        let unknown = pending.iter().filter_map(|key| {
-            let slot = table.get(key).filter(|slot| slot.is_changed() && !slot.is_warm())?;
-            Some((SlotKey::from_slice(key), slot.partition_bytes))
-        });
-        let unknown = unknown.collect();
-        self.load(at, unknown, Forget::Reads).await?;
-        let Some(table) = self.tables.get_mut(at) else { return Ok(()) };
-        let Some(mut entries) = table.entries.take() else { return Ok(()) };
-        let mut update = |key| entries.update(key, table.get(key), &registered.indexes, index);
-        let updated = pending.iter().try_for_each(&mut update);
-        table.entries = Some(entries);
-        updated?;
-        self.make_room(0, Forget::Reads).map(drop)
-    }
-
     /// Reads keys of the state below into a table.
-    async fn load(&mut self, at: usize, cold: Vec<ColdKey>, forget: Forget) -> Result<Forgot> {
+    pub(super) async fn load(&mut self, at: usize, cold: Vec<ColdKey>, forget: Forget) -> Result<Forgot> {
         let collection = self.tables.get(at).map(|table| table.collection);
         let Some(collection) = collection.filter(|_| !cold.is_empty()) else { return Ok(Forgot::Nothing) };
         let shared = self.snapshot.shared();
@@ -373,7 +294,7 @@ impl Overlay {
     }
 
     /// Makes sure that so many bytes more fit.
-    fn make_room(&mut self, bytes: usize, forget: Forget) -> Result<Forgot> {
+    pub(super) fn make_room(&mut self, bytes: usize, forget: Forget) -> Result<Forgot> {
         if self.bytes() + bytes <= self.bytes_max {
             return Ok(Forgot::Nothing);
         }
@@ -385,14 +306,6 @@ impl Overlay {
             return Ok(Forgot::Reads);
         }
         Err(Error::Limit { what: "what an overlay holds in bytes", value: to_u64(value), max: to_u64(max) })
-    }
-
-    /// The name of what is scanned.
-    pub(super) fn name_of(&self, source: Source) -> String {
-        let Some(table) = self.tables.get(source.table) else { return String::new() };
-        let registered = self.snapshot.shared().registry.collection(table.type_id, table.name);
-        let index = registered.ok().zip(source.index).and_then(|(of, index)| of.indexes.get(index));
-        index.map_or_else(|| table.name.to_owned(), |index| index.spec.name.clone())
     }
 
     pub(super) fn table_at(&self, at: usize) -> Option<&Table> {
@@ -418,9 +331,4 @@ fn warmed<T>(known: Option<T>) -> T {
 fn partition_bytes<C: Collection>(key: &C::Key) -> usize {
     let (_, partition_bytes): PlacedKey = encode_key(key, C::PARTITION);
     partition_bytes
-}
-
-/// Two records have the same key in a unique index.
-pub(super) fn duplicate_key(index: String, key: &[u8]) -> Error {
-    Error::DuplicateKey { index, key: key.iter().map(|byte| format!("{byte:02x}")).collect() }
 }

@@ -7,7 +7,8 @@ use op_engine_shards::message::Direction;
 use op_engine_shards::range::is_empty_range;
 
 use super::index_entries::{IndexEntries, Laid};
-use super::overlay::{Overlay, duplicate_key};
+use super::indexes::duplicate_key;
+use super::overlay::Overlay;
 use super::table::Table;
 use crate::engine::{PrefixOf, Scan};
 use crate::error::Result;

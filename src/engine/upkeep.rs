@@ -117,7 +117,8 @@ impl<E: Env> Committer<E> {
 
     /// Commits a batch of work. As durable as blocks are: it costs no sync of its own while they wait for none.
     async fn commit_work(&self, what: &str, prepared: Prepared) -> Result<()> {
-        let changes = Resolved { payloads: prepared.into_payloads(), indexed: Vec::new(), collections: Vec::new() };
+        let changes =
+            Resolved { payloads: prepared.into_payloads(), indexed: Vec::new(), collections: Vec::new() };
         self.space.require(&self.barrier, what, &Wanted::by(&changes)).await?;
         self.send_between_blocks(changes.payloads, self.durability.waits()).await?;
         self.count_deferred().await

@@ -71,6 +71,9 @@ pub async fn epochs_between(
     heights: RangeInclusive<u64>,
     limit: usize,
 ) -> Result<Vec<Found>> {
+    if heights.is_empty() {
+        return Ok(Vec::new());
+    }
     let snapshot = view.view().await?;
     // Epochs do not overlap: of those that begin below, only the last one can reach into the range.
     let first = epoch_at_block(&snapshot, *heights.start()).await?;

@@ -11,6 +11,7 @@ mod state;
 mod write;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use op_engine::{Config, Engine, chain};
 use op_engine_io::block_on;
@@ -24,7 +25,7 @@ use life::Life;
 const SEEDS: u64 = 500;
 /// Openings of a store, and steps in each.
 const OPENINGS: usize = 2;
-const STEPS: usize = 22;
+const STEPS: usize = 18;
 
 fn number(variable: &str) -> Option<u64> {
     std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
@@ -39,39 +40,45 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup
 }
 
-/// The life of a store on the simulated machine.
-fn live(seed: u64) -> Checked {
+/// The life of a store on the simulated machine. Gives how many merges there were.
+fn live(seed: u64) -> Checked<u64> {
     let mut rng = Rng::new(seed);
     let setup = draw_setup(&mut rng);
     let mut life = Life::new(rng.split());
-    let mut disk = SimDisk::new();
+    let (mut disk, mut merges) = (SimDisk::new(), 0);
     for _ in 0..OPENINGS {
         let machine = Machine::new(setup.options(rng.next_u64()), disk);
         let close = rng.coin();
-        machine.finish(async {
+        merges += machine.finish(async {
             let config = Config::new("/simulated").collections(chain::collections).reorg_window(setup.window);
             let world = machine.0.clone();
             let engine = Engine::open_on(world, config, setup.shards, setup.settings.clone()).await?;
             life.run(&engine, STEPS).await?;
-            if close { Ok(engine.close().await?) } else { Ok(()) }
+            let merges: u64 = engine.stats().await?.shards.iter().map(|shard| shard.merges).sum();
+            if close {
+                engine.close().await?;
+            }
+            Ok(merges)
         })?;
         let stopped = machine.0.stop();
         disk = if close { stopped } else { stopped.crash(rng.next_u64(), setup.personality) };
     }
-    Ok(())
+    Ok(merges)
 }
 
 #[test]
 fn every_query_agrees_with_the_model_on_the_simulated_machine() {
     if let Some(seed) = number("SEED") {
-        return live(seed).unwrap_or_else(|why| panic!("{why:?}"));
+        live(seed).unwrap_or_else(|why| panic!("{why:?}"));
+        return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
-    let wrong = Mutex::new(Vec::new());
+    let (wrong, merges) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     on_two_threads(|thread| {
         for seed in (thread..seeds).step_by(2) {
-            if let Err(why) = live(seed) {
-                wrong.lock().unwrap().push((seed, why));
+            match live(seed) {
+                Ok(of_seed) => drop(merges.fetch_add(of_seed, Ordering::Relaxed)),
+                Err(why) => wrong.lock().unwrap().push((seed, why)),
             }
         }
     });
@@ -80,6 +87,8 @@ fn every_query_agrees_with_the_model_on_the_simulated_machine() {
         println!("SEED={seed} cargo test --test simulated chain_model -- --nocapture\n    {why:?}");
     }
     assert!(wrong.is_empty(), "{} seeds fail", wrong.len());
+    let merges = merges.into_inner();
+    assert!(merges > 5 * seeds, "segments are written and merged: {merges} merges");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use op_engine::chain::collections::{StoredTransaction, TransactionPlace};
 use op_engine::chain::queries::*;
 use op_engine_io::sim::Rng;
 
-use super::{any, any_heights, same, same_pages};
+use super::{any, any_height, any_heights, same, same_pages};
 use crate::chain_model::pools::{CONTRACTS, EVENT_NAMES, Of, contract_key, id};
 use crate::chain_model::state::{Seen, State};
 use crate::support::check::Checked;
@@ -39,7 +39,7 @@ fn transactions_of(state: &State, height: u64) -> Vec<StoredTransaction> {
 
 async fn blocks(view: &impl ChainView, seen: &Seen, rng: &mut Rng) -> Checked {
     let state = &seen.state;
-    let height = rng.below(seen.tip + 2);
+    let height = any_height(rng, seen.tip);
     let block = state.blocks.get(&height).cloned();
     same("block_at", &block_at(view, height).await?, &block)?;
     same(

@@ -7,7 +7,7 @@ use op_engine::chain::collections::{
 use op_engine::chain::queries::*;
 use op_engine_io::sim::Rng;
 
-use super::{any, same, same_pages};
+use super::{any, any_height, same, same_pages};
 use crate::chain_model::pools::{Of, SCRIPTS, VALUES, id, script};
 use crate::chain_model::state::{Coin, Seen, State};
 use crate::support::check::Checked;
@@ -57,7 +57,7 @@ async fn unspent(view: &impl ChainView, seen: &Seen, rng: &mut Rng) -> Checked {
     let script = script(rng.below(SCRIPTS + 1));
     let filter = CoinFilter {
         value_min: VALUES[rng.index(VALUES.len())],
-        height_max: rng.coin().then(|| rng.below(seen.tip + 1)),
+        height_max: rng.coin().then(|| any_height(rng, seen.tip)),
     };
     let found = of_script(&seen.state, &script, &filter);
     let got = balance_of_script(view, &script, &filter).await?;
@@ -79,7 +79,7 @@ async fn spent(view: &impl ChainView, seen: &Seen, rng: &mut Rng) -> Checked {
             Some((*outpoint, SpentUtxo { spent_at, utxo: coin.utxo.clone() }))
         })
     };
-    let height = rng.below(seen.tip + 2);
+    let height = any_height(rng, seen.tip);
     let wanted: Vec<(Outpoint, SpentUtxo)> = all().filter(|(_, spent)| spent.spent_at == height).collect();
     same_pages("outputs_spent_at", rng, wanted, async |paging| outputs_spent_at(view, height, paging).await)
         .await?;

@@ -4,7 +4,7 @@ use op_engine::chain::queries::*;
 use op_engine_io::sim::Rng;
 
 use super::chain::deployed;
-use super::{same, same_pages};
+use super::{any_height, same, same_pages};
 use crate::chain_model::pools::{
     CONTRACTS, DEPLOYERS, Of, POINTERS, contract_address, contract_key, hybrid_key, id, pointer,
 };
@@ -23,7 +23,7 @@ pub async fn check(view: &impl ChainView, seen: &Seen, rng: &mut Rng) -> Checked
     same("contract_by_address", &contract_by_address(view, &contract_address(number)).await?, &wanted)?;
     same("contract_by_hybrid_key", &contract_by_hybrid_key(view, &hybrid_key(number)).await?, &wanted)?;
 
-    let height = wanted.map_or(rng.below(seen.tip + 2), |(_, contract)| contract.height);
+    let height = wanted.map_or(any_height(rng, seen.tip), |(_, contract)| contract.height);
     same_pages("contracts_deployed_at", rng, deployed(state, |at| at == height), async |paging| {
         contracts_deployed_at(view, height, paging).await
     })

@@ -4,7 +4,7 @@ use op_engine::chain::collections::{KeyForms, MldsaKey};
 use op_engine::chain::queries::*;
 use op_engine_io::sim::Rng;
 
-use super::{same, same_pages};
+use super::{any_height, same, same_pages};
 use crate::chain_model::pools::{ADDRESSES, NETWORKS, Of, address, id, legacy_key, tweaked_key};
 use crate::chain_model::state::Seen;
 use crate::support::check::Checked;
@@ -53,7 +53,7 @@ async fn mldsa(view: &impl ChainView, seen: &Seen, rng: &mut Rng, number: u64) -
     same("mldsa_key by legacy key", &mldsa_key(view, MldsaForm::Legacy(legacy)).await?, &wanted)?;
     let wanted = of_mldsa(seen, |key| key.tweaked_key == tweaked);
     same("mldsa_keys_of_tweaked", &mldsa_keys_of_tweaked(view, &tweaked).await?, &wanted)?;
-    let height = rng.below(seen.tip + 1);
+    let height = any_height(rng, seen.tip);
     let mut wanted = of_mldsa(seen, |key| key.inserted <= height);
     wanted.sort_by_key(|found| (found.key.inserted, found.hash));
     same_pages("mldsa_keys_inserted_up_to", rng, wanted, async |paging| {

@@ -77,9 +77,18 @@ fn any<T>(rng: &mut Rng, items: impl Iterator<Item = T>) -> Option<T> {
     items.into_iter().nth(at)
 }
 
-/// A range of heights, some of which there are not.
+/// A height: mostly of a block that there is.
+fn any_height(rng: &mut Rng, tip: u64) -> u64 {
+    (tip + 1).saturating_sub(rng.below(28))
+}
+
+/// A range of heights, some of which there are not; or an empty one.
 fn any_heights(rng: &mut Rng, tip: u64) -> std::ops::RangeInclusive<u64> {
-    let start = rng.below(tip + 2);
-    let length = [0, 0, 1, 4, tip][rng.index(5)];
-    start..=start + length
+    let start = any_height(rng, tip);
+    match rng.below(12) {
+        0..=5 => start..=start,
+        6 => start..=start.saturating_sub(1),
+        7..=10 => start..=start + 4,
+        _ => start..=start + 30,
+    }
 }

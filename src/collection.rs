@@ -44,7 +44,7 @@ pub use op_engine_shards::catalog::{History, Layout};
 pub use op_engine_shards::visibility::Scope;
 
 use crate::error::{Error, Result, hex};
-use crate::key::Key;
+use crate::key::{Key, KeyError};
 use crate::value::Record;
 
 /// A set of records, ordered by key.
@@ -64,6 +64,8 @@ pub trait Collection: Sized + 'static {
     /// How many leading components of the key choose the shard; 0 for the whole key. Records that are scanned
     /// together belong into one partition.
     const PARTITION: usize = 0;
+    /// Bytes of a record at most, as it is stored. No collection may have more than 32 MiB, the default.
+    const VALUE_BYTES_MAX: usize = op_engine_shards::ops::VALUE_BYTES_MAX;
 
     /// Its secondary indexes.
     fn indexes() -> IndexList<Self> {
@@ -171,7 +173,10 @@ pub(crate) struct CollectionDef {
     pub(crate) partition: usize,
     pub(crate) key_shape: String,
     pub(crate) value_version: u8,
+    pub(crate) value_bytes_max: usize,
     pub(crate) indexes: Vec<IndexSpec>,
+    /// Whether a key is what its codec makes of it.
+    pub(crate) check_key: fn(&[u8]) -> Result<(), KeyError>,
     /// Decodes a record, and says how many bytes of its key choose the shard.
     pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
@@ -187,6 +192,11 @@ impl CollectionDef {
             partition: C::PARTITION,
             key_shape: C::Key::shape(),
             value_version: C::Value::VERSION,
+            value_bytes_max: const {
+                assert!(C::VALUE_BYTES_MAX <= op_engine_shards::ops::VALUE_BYTES_MAX, "no value is larger");
+                C::VALUE_BYTES_MAX
+            },
+            check_key: check_key::<C::Key>,
             indexes: C::indexes().specs,
             inspect: inspect_record::<C>,
         }
@@ -279,6 +289,14 @@ pub(crate) fn decode_entry<I: Index>(key: &[u8], value: &[u8]) -> Result<IndexRo
     let record = <I::Of as Collection>::Key::decode(&mut input).map_err(key_error)?;
     input.finish().map_err(key_error)?;
     Ok((index_key, record, I::Covered::decode_exact(value).map_err(value_error)?))
+}
+
+/// A codec that is written by hand may contradict itself. A key that does not come back would be lost.
+fn check_key<K: Key>(bytes: &[u8]) -> Result<(), KeyError> {
+    if K::decode_exact(bytes)?.to_bytes() == bytes {
+        return Ok(());
+    }
+    Err(KeyError::NotCanonical("the codec of its type makes another one of it"))
 }
 
 fn inspect_record<C: Collection>(key: &[u8], value: &[u8]) -> Result<usize> {

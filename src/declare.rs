@@ -62,6 +62,7 @@
 /// | `scope: Chain`, `Global` or `Cleared` | `Chain` | [`Collection::SCOPE`](crate::Collection::SCOPE) |
 /// | `history: Window` or `All` | `Window` | [`Collection::HISTORY`](crate::Collection::HISTORY) |
 /// | `layout: Mutable` or `AppendOnly` | `Mutable` | [`Collection::LAYOUT`](crate::Collection::LAYOUT) |
+/// | `value_bytes_max: n` | 32 MiB | [`Collection::VALUE_BYTES_MAX`](crate::Collection::VALUE_BYTES_MAX) |
 /// | `partition: n` | 0, the whole key | [`Collection::PARTITION`](crate::Collection::PARTITION) |
 ///
 /// # Records
@@ -219,6 +220,7 @@ macro_rules! collection {
     (@policy history $history:ident) => { const HISTORY: $crate::History = $crate::History::$history; };
     (@policy layout $layout:ident) => { const LAYOUT: $crate::Layout = $crate::Layout::$layout; };
     (@policy partition $components:literal) => { const PARTITION: usize = $components; };
+    (@policy value_bytes_max $bytes:tt) => { const VALUE_BYTES_MAX: usize = $bytes; };
     (@policy $policy:ident $setting:tt) => {
         ::core::compile_error!(::core::concat!(
             "no policy `", ::core::stringify!($policy), ": ", ::core::stringify!($setting), "`"
@@ -252,7 +254,7 @@ mod tests {
 
     collection! {
         pub(super) collection Full = "full": (u8, Desc<u64>, String) => Entry
-        where scope: Global, history: All, layout: AppendOnly, partition: 2;
+        where scope: Global, history: All, layout: AppendOnly, partition: 2, value_bytes_max: (64 << 10);
 
         #[derive(Debug, Clone, PartialEq)]
         pub(super) struct Entry {
@@ -291,6 +293,7 @@ mod tests {
         let full = CollectionDef::of::<Full>();
         assert_eq!((full.name, full.scope, full.history), ("full", Scope::Global, History::All));
         assert_eq!((full.layout, full.partition), (Layout::AppendOnly, 2));
+        assert_eq!((bare.value_bytes_max, full.value_bytes_max), (32 << 20, 64 << 10));
         let indexes: Vec<_> =
             full.indexes.iter().map(|index| (index.name.as_str(), index.unique, index.partition)).collect();
         assert_eq!(indexes, [("full.by_name", true, 1), ("full.by_word", false, 2)]);

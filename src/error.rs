@@ -198,7 +198,7 @@ pub enum Error {
         /// What is wrong with it.
         why: String,
     },
-    /// A stored key does not decode as the collection's key type.
+    /// A key, stored or to be stored, does not decode as the collection's key type, or its codec makes another of it.
     #[error("a key of {collection} does not decode: {why}")]
     Key {
         /// The collection.

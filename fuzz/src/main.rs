@@ -32,6 +32,12 @@ fn begin() {
         write_seeds(Path::new(&dir)).expect("the seeds can be written");
         std::process::exit(0);
     }
+    // To tell of a panic takes memory for the names of functions.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        ALLOCATOR.set_limit(usize::MAX).expect("no limit is above the memory in use");
+        tell(panic);
+    }));
     let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
     let chosen = target(&name).unwrap_or_else(|| {
         let known: Vec<_> = targets().map(|target| target.name).collect();

@@ -96,7 +96,7 @@ impl Definition {
     /// | varint + n | shape of the key, UTF-8: text, so that a difference can be shown to people |
     /// | 1 | 1 = not unique, 2 = unique; for an index |
     /// | 1 | 1 = as old as its collection, 2 = came later; for an index |
-    fn encode(&self) -> Vec<u8> {
+    pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = ByteWriter::new();
         out.u8(if self.index.is_some() { 2 } else { 1 });
         out.u8(u8::try_from(self.partition.min(PARTITION_MAX)).unwrap_or(u8::MAX));
@@ -112,7 +112,7 @@ impl Definition {
         out.into_vec()
     }
 
-    fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
+    pub(super) fn decode(bytes: &[u8]) -> Result<Self, Malformed> {
         let mut input = ByteReader::new(bytes);
         let is_index = one_of_two(input.u8()?, "it is neither of a collection nor of an index")?;
         let partition = u64::from(input.u8()?);

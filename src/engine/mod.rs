@@ -8,6 +8,8 @@ mod committer;
 mod cross_check;
 mod definition;
 mod events;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
 mod index_state;
 mod machine;
 mod open;
@@ -20,7 +22,7 @@ mod scan;
 mod shared;
 mod snapshot;
 mod space;
-pub(crate) mod system;
+mod system;
 mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -46,6 +46,7 @@ pub(crate) fn resolve(shared: &Shared, batch: Batch, allowed: Allowed) -> Result
         }
         check_sizes(&change.key, change.value.as_deref())?;
         collections.insert(registered.id);
+        check_record(registered, &change)?;
         let shard = place(shared, registered.id, &change.key, change.partition_bytes);
         if registered.indexes.is_empty() {
             let op = Op { collection: registered.id, key: &change.key, value: change.value.as_deref() };
@@ -97,6 +98,18 @@ pub(crate) fn check_sizes(key: &[u8], value: Option<&[u8]>) -> Result<()> {
         }
         _ => Ok(()),
     }
+}
+
+/// Refuses what the collection's own declaration refuses.
+fn check_record(registered: &Registered, change: &Change) -> Result<()> {
+    let bytes = change.value.as_ref().map_or(0, Vec::len);
+    if bytes > registered.value_bytes_max {
+        let (value, max) =
+            (op_engine_io::num::to_u64(bytes), op_engine_io::num::to_u64(registered.value_bytes_max));
+        return Err(Error::Limit { what: "a value of this collection in bytes", value, max });
+    }
+    (registered.check_key)(&change.key)
+        .map_err(|why| Error::Key { collection: registered.name.to_owned(), why })
 }
 
 pub(crate) fn place(shared: &Shared, collection: CollectionId, key: &[u8], partition_bytes: usize) -> usize {

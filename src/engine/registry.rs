@@ -11,6 +11,7 @@ use crate::collection::{CollectionDef, IndexSpec};
 use crate::engine::definition::{self, Origin, collection_spec, differences, index_spec};
 use crate::engine::system::RESERVED_PREFIX;
 use crate::error::{Difference, Error, Result};
+use crate::key::KeyError;
 
 /// Where an index is kept.
 #[derive(Debug, Clone)]
@@ -39,7 +40,10 @@ pub(crate) struct Registered {
     pub(crate) name: &'static str,
     pub(crate) scope: Scope,
     pub(crate) history: History,
+    pub(crate) value_bytes_max: usize,
     pub(crate) indexes: Vec<RegisteredIndex>,
+    /// Whether a key is what its codec makes of it.
+    pub(crate) check_key: fn(&[u8]) -> Result<(), KeyError>,
     /// Decodes a record, and says how many bytes of its key choose the shard.
     pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
@@ -114,7 +118,9 @@ impl Registry {
             name: def.name,
             scope: def.scope,
             history: def.history,
+            value_bytes_max: def.value_bytes_max,
             indexes,
+            check_key: def.check_key,
             inspect: def.inspect,
         };
         self.by_type.insert(def.type_id, registered);

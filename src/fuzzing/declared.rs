@@ -1,14 +1,13 @@
-//! Keys, values, entries of indexes, and the engine's own record of the chain.
+//! Keys, values and entries of indexes.
 
 use std::fmt::Debug;
 
 use op_engine_shards::bytes::{ByteReader, ByteWriter};
 
 use crate::collection::{CollectionDef, IndexEntry, IndexRow, decode_entry};
-use crate::engine::system::{BlockRecord, chain_height, chain_key};
 use crate::key::{Key, KeyError};
 use crate::value::Record;
-use crate::{BlockHash, Desc, Height, Index, Result, Seq, collection, record};
+use crate::{Desc, Index, Result, collection, record};
 
 collection! {
     pub(super) collection Notes = "notes": (String, Desc<u32>) => Note where partition: 1;
@@ -257,20 +256,4 @@ pub(super) fn index_entry_seeds() -> Vec<Vec<u8>> {
         seeds.extend(entries.iter().map(|entry| seed(kind, &entry.key, &entry.value)));
     }
     seeds
-}
-
-/// The record of a block.
-pub(super) fn chain_records(bytes: &[u8]) {
-    let Some((key, value)) = bytes.split_at_checked(8) else { return };
-    let height = chain_height(key);
-    assert_eq!(height.map(chain_key).as_ref().map(<[u8; 8]>::as_slice), Ok(key), "a height has one form");
-    if let Ok(record) = BlockRecord::decode(value) {
-        assert_eq!(record.encode(), value, "a record has one form");
-    }
-}
-
-pub(super) fn chain_record_seeds() -> Vec<Vec<u8>> {
-    let block =
-        crate::Tip { height: Height(3), hash: BlockHash([1; 32]), parent: BlockHash([2; 32]), seq: Seq(9) };
-    vec![[&chain_key(block.height)[..], &BlockRecord::of(block).encode()].concat()]
 }

@@ -7,11 +7,16 @@ mod tests;
 
 pub use op_engine_shards::fuzzing::Target;
 
+use crate::engine::fuzzing as engine;
+
 const TARGETS: &[Target] = &[
     Target { name: "keys", run: declared::keys, seeds: declared::key_seeds },
     Target { name: "values", run: declared::values, seeds: declared::value_seeds },
     Target { name: "index_entries", run: declared::index_entries, seeds: declared::index_entry_seeds },
-    Target { name: "chain_records", run: declared::chain_records, seeds: declared::chain_record_seeds },
+    Target { name: "chain_records", run: engine::chain_records, seeds: engine::chain_record_seeds },
+    Target { name: "work_records", run: engine::work_records, seeds: engine::work_record_seeds },
+    Target { name: "definitions", run: engine::definitions, seeds: engine::definition_seeds },
+    Target { name: "tokens", run: engine::tokens, seeds: engine::token_seeds },
     Target { name: "block_files", run: block_files::run, seeds: block_files::seeds },
 ];
 

@@ -6,6 +6,7 @@ use crate::support::model::{Content, State};
 use crate::support::run::{Driver, Machine, Progress, Setup};
 use crate::support::schema::{ByOwner, Coins, Mempool, Names, Plain, States, Wallet};
 use crate::support::script::{Recipe, Script, write};
+use op_engine::key::{Key, KeyError, KeyReader, KeyWriter};
 use op_engine::{
     Batch, Block, BlockHash, Collection, Config, Engine, Error, Height, History, Index, IndexList, Result,
     Scope,
@@ -120,6 +121,63 @@ fn what_is_too_large_is_refused_with_the_limit() {
         batch.put::<Wallet>(&1, &vec![1; 33 << 20]);
         assert!(matches!(engine.commit_global(batch).await, Err(Error::Limit { .. })));
     });
+}
+
+/// A key whose codec contradicts itself: the lowest bit is written and not read.
+#[derive(Debug)]
+struct Even(u8);
+
+impl Key for Even {
+    const COMPONENTS: usize = 1;
+
+    fn encode_leading(&self, components: usize, out: &mut KeyWriter) {
+        self.0.encode_leading(components, out);
+    }
+
+    fn decode(input: &mut KeyReader<'_>) -> Result<Self, KeyError> {
+        match u8::decode(input)? {
+            0xff => Err(KeyError::NotCanonical("it is the highest")),
+            byte => Ok(Self(byte & !1)),
+        }
+    }
+}
+
+struct Strict;
+
+impl Collection for Strict {
+    const NAME: &'static str = "strict";
+    type Key = Even;
+    type Value = Vec<u8>;
+    const VALUE_BYTES_MAX: usize = 100;
+}
+
+#[test]
+fn a_collection_refuses_keys_that_do_not_come_back_and_values_above_its_own_limit() {
+    let setup = setup();
+    let machine = Machine::new(setup.options(1), SimDisk::new());
+    let done = machine.finish(async {
+        let config = Config::new("/simulated").collection::<Strict>();
+        let engine = Engine::open_on(machine.0.clone(), config, 2, setup.settings.clone()).await?;
+        let block = |key, value_bytes| {
+            let mut block = Block::new(Height(0), BlockHash([1; 32]), BlockHash([0; 32]));
+            block.put::<Strict>(&Even(2), &vec![7]).put::<Strict>(&Even(key), &vec![1; value_bytes]);
+            block
+        };
+        for key in [3, 0xff] {
+            let refused = engine.commit(block(key, 1)).await.unwrap_err();
+            let Error::Key { collection, why } = &refused else { panic!("{refused:?}") };
+            assert!(collection == "strict" && matches!(why, KeyError::NotCanonical(_)), "{refused}");
+        }
+        let refused = engine.commit(block(4, 100)).await.unwrap_err();
+        let Error::Limit { value, max, .. } = refused else { panic!("{refused:?}") };
+        assert_eq!((value, max), (101, 100), "a value has its version before it");
+
+        assert_eq!(engine.get::<Strict>(&Even(2)).await?, None, "nothing of a refused block is stored");
+        engine.commit(block(4, 99)).await?;
+        assert_eq!(engine.get::<Strict>(&Even(4)).await?, Some(vec![1; 99]));
+        Ok(engine.close().await?)
+    });
+    done.unwrap();
 }
 
 struct Stranger;

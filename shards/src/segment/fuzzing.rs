@@ -235,6 +235,12 @@ pub(crate) fn index_partitions(bytes: &[u8]) {
     }
     assert_eq!(start, end, "pages fill their partition");
     assert_eq!(index.page(PageNo(told.span.first + told.span.pages)), None);
+    for ((key, below), page) in index.bounds().iter().zip(told.span.first..).skip(1) {
+        // The first version behind a bound, or any if none is.
+        let seq = below.map_or(Seq::MAX, |below| Seq(below.0.saturating_sub(1)));
+        let leads = index.locate(key, seq).number.0 == page || *below == Some(Seq::ZERO);
+        assert!(leads, "a bound leads to its page");
+    }
     // Larger keys do not lead to earlier pages.
     let mut probes: Vec<&[u8]> = (0..bytes.len()).step_by(3).filter_map(|at| bytes.get(at..at + 4)).collect();
     probes.extend([told.lower.0, told.upper.map_or(&[0xff][..], |upper| upper.0)]);

@@ -30,6 +30,8 @@ use filter::{Decoders, Filter};
 use query::Query;
 use stream::{Origin, Resumed, Stream};
 use token::Seen;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use token::{token_seeds, tokens};
 
 pub use joined::{Joined, JoinedRow};
 pub use op_engine_shards::message::Totals;

@@ -213,6 +213,43 @@ impl Place {
     }
 }
 
+/// Feeds the decoders with any bytes: what is in a token, and text.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn tokens(bytes: &[u8]) {
+    let placement = Placement::new([7; 16], 3);
+    if let Ok(place) = Place::decode(bytes) {
+        let token = place.seal(&placement);
+        assert_eq!(token.bytes.strip_suffix(&placement.seal(bytes).to_le_bytes()), Some(bytes), "one form");
+        assert_eq!(Token::from_bytes(token.as_bytes()).as_ref(), Ok(&token), "a token is one");
+        assert_eq!(token.to_string().parse().as_ref(), Ok(&token), "a token is what its digits are");
+        assert_eq!(token.open(&placement), Ok(place), "a token holds what was put in");
+    }
+    let texts = String::from_utf8_lossy(bytes).parse::<Token>();
+    for token in [Token::from_bytes(bytes), texts].into_iter().flatten() {
+        let _: Result<Place, TokenError> = token.open(&placement);
+    }
+}
+
+/// Inputs for [`tokens`] to begin with.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn token_seeds() -> Vec<Vec<u8>> {
+    let first = Place {
+        collection: CollectionId(3),
+        fingerprint: 9,
+        seen: Seen { view: Seq(5), block: None },
+        after: None,
+    };
+    let seen = Seen { view: Seq(70), block: Some((Height(8), Seq(66))) };
+    let later = Place { seen, after: Some(b"key".to_vec()), ..first.clone() };
+    let token = later.seal(&Placement::new([7; 16], 3));
+    let body = |place: Place| {
+        let mut out = ByteWriter::new();
+        place.encode(&mut out);
+        out.into_vec()
+    };
+    vec![body(first), body(later), token.to_string().into_bytes(), token.bytes]
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

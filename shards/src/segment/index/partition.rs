@@ -111,6 +111,18 @@ impl IndexPartition {
         input.finish()
     }
 
+    /// The bound of every page, put together without the search; that of the first one is empty.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(in crate::segment) fn bounds(&self) -> Vec<(Vec<u8>, Option<Seq>)> {
+        let mut input = ByteReader::new(self.bytes.get(self.bounds_at..).unwrap_or_default());
+        let mut bounds: Vec<(Vec<u8>, Option<Seq>)> = Vec::new();
+        while let Ok(entry) = next_bound(&mut input) {
+            let shared = bounds.last().and_then(|(last, _)| last.get(..entry.shared)).unwrap_or_default();
+            bounds.push(([shared, entry.rest].concat(), entry.below));
+        }
+        bounds
+    }
+
     /// The memory it takes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {

@@ -56,7 +56,7 @@ pub(crate) struct Committer<E: Env> {
     pub(super) durability: Durability,
     pub(super) space: SpaceGuard<E>,
     chain_index: CollectionId,
-    between_blocks: BetweenBlocks,
+    pub(super) between_blocks: BetweenBlocks,
     /// The last commit, to which the next one links.
     pub(super) last: Cell<Seq>,
     /// The highest cut that shards were told.
@@ -193,7 +193,7 @@ impl<E: Env> Committer<E> {
     }
 
     /// Takes in that a commit has made it impossible to complete some indexes.
-    fn note_failed(&self, failed: Failures) {
+    pub(super) fn note_failed(&self, failed: Failures) {
         for (id, why) in failed {
             let work = Work { stage: Stage::Failed(why), ..self.shared.indexes.work(id) };
             self.shared.indexes.set(id, work);

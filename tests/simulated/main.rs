@@ -27,6 +27,7 @@ mod get_many;
 mod heights;
 mod mutants;
 mod point_reads;
+mod purge;
 mod random_seeds;
 mod revert_rules;
 mod scans;

@@ -38,7 +38,9 @@
 
 use std::any::TypeId;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
+use op_engine_shards::Height;
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 pub use op_engine_shards::catalog::{History, Layout};
 pub use op_engine_shards::visibility::Scope;
@@ -68,6 +70,102 @@ pub trait Collection: Sized + 'static {
     /// Its secondary indexes.
     fn indexes() -> IndexList<Self> {
         IndexList::new()
+    }
+
+    /// Which records are removed in the background once they are old; none if absent.
+    fn purge() -> Option<Purge<Self>> {
+        None
+    }
+}
+
+/// Which records of a collection are removed in the background, and when.
+///
+/// ```
+/// use op_engine::{Collection, Height, Purge};
+///
+/// /// Outputs by outpoint: value, and the height that spent it.
+/// struct Outputs;
+///
+/// impl Collection for Outputs {
+///     const NAME: &'static str = "outputs";
+///     type Key = ([u8; 32], u32);
+///     type Value = (u64, Option<u64>);
+///
+///     fn purge() -> Option<Purge<Self>> {
+///         let is_spent = |_: &Self::Key, output: &Self::Value, below: Height| {
+///             output.1.is_some_and(|spent| Height(spent) < below)
+///         };
+///         Some(Purge::beyond(2000, is_spent))
+///     }
+/// }
+/// ```
+///
+/// A pass over the collection removes every record that the test picks, a bounded number with each commit, between
+/// blocks. It is given a height: that of the tip less the blocks that the declaration says, or the horizon if that is
+/// lower, so that it never speaks of what a reorg can change. Only a record that is the same at the horizon is removed. A
+/// reorg takes back removals after its block, and a later pass repeats them. Snapshots that are held keep their records.
+///
+/// The test is run on every record of the collection in each pass: it should be quick. If it panics, the collection is not
+/// purged any more until the store is opened again, and [`Stats`](crate::Stats) say why.
+pub struct Purge<C: Collection> {
+    blocks: u64,
+    every: u64,
+    test: Arc<PurgeTest<C>>,
+}
+
+/// Whether a record goes, given its key, itself, and a height.
+type PurgeTest<C> = dyn Fn(&<C as Collection>::Key, &<C as Collection>::Value, Height) -> bool + Send + Sync;
+
+impl<C: Collection> Purge<C> {
+    /// Removes the records that `test` picks, which is given the height `blocks` below the tip.
+    #[must_use]
+    pub fn beyond(
+        blocks: u64,
+        test: impl Fn(&C::Key, &C::Value, Height) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        Self { blocks, every: 144, test: Arc::new(test) }
+    }
+
+    /// How many blocks come between two passes. Default: 144, a day.
+    #[must_use]
+    pub fn every(self, blocks: u64) -> Self {
+        Self { every: blocks, ..self }
+    }
+
+    pub(crate) fn spec(self) -> PurgeSpec {
+        let Self { blocks, every, test } = self;
+        let call = move |key: &[u8], value: &[u8], below: Height| {
+            let typed_key = C::Key::decode_exact(key)
+                .map_err(|why| Error::Key { collection: C::NAME.to_owned(), why })?;
+            let typed_value = C::Value::decode_exact(value)
+                .map_err(|why| Error::Value { collection: C::NAME.to_owned(), why })?;
+            let function = || "purge test".to_owned();
+            unless_panicking(C::NAME, function, key, || test(&typed_key, &typed_value, below))
+        };
+        PurgeSpec { blocks, every, test: Arc::new(call) }
+    }
+}
+
+impl<C: Collection> std::fmt::Debug for Purge<C> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Purge of {} beyond {} blocks, every {}", C::NAME, self.blocks, self.every)
+    }
+}
+
+/// A purge without its types.
+#[derive(Clone)]
+pub(crate) struct PurgeSpec {
+    pub(crate) blocks: u64,
+    pub(crate) every: u64,
+    pub(crate) test: Arc<RawPurgeTest>,
+}
+
+/// Whether a record goes, given its key, itself, and a height.
+pub(crate) type RawPurgeTest = dyn Fn(&[u8], &[u8], Height) -> Result<bool> + Send + Sync;
+
+impl std::fmt::Debug for PurgeSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PurgeSpec({}, {})", self.blocks, self.every)
     }
 }
 
@@ -172,6 +270,7 @@ pub(crate) struct CollectionDef {
     pub(crate) key_shape: String,
     pub(crate) value_version: u8,
     pub(crate) indexes: Vec<IndexSpec>,
+    pub(crate) purge: Option<PurgeSpec>,
     /// Decodes a record, and says how many bytes of its key choose the shard.
     pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
@@ -188,6 +287,7 @@ impl CollectionDef {
             key_shape: C::Key::shape(),
             value_version: C::Value::VERSION,
             indexes: C::indexes().specs,
+            purge: C::purge().map(Purge::spec),
             inspect: inspect_record::<C>,
         }
     }

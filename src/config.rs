@@ -1,12 +1,13 @@
 //! How a store is opened.
 
+use std::any::TypeId;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use op_engine_io::hardware::{CpuId, Overrides};
 use op_engine_shards::ShardConfig;
 
-use crate::collection::{Collection, CollectionDef};
+use crate::collection::{Collection, CollectionDef, Purge, PurgeSpec};
 
 /// When a block is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub struct Config {
     pub(crate) space_reserve_bytes: Option<u64>,
     pub(crate) drops: Vec<String>,
     pub(crate) upkeep_rows_max: usize,
+    pub(crate) purges: Vec<(TypeId, Option<PurgeSpec>)>,
 }
 
 impl Config {
@@ -83,6 +85,7 @@ impl Config {
             space_reserve_bytes: None,
             drops: Vec::new(),
             upkeep_rows_max: 500,
+            purges: Vec::new(),
         }
     }
 
@@ -115,6 +118,13 @@ impl Config {
     #[must_use]
     pub fn drop_collection(mut self, collection: &str) -> Self {
         self.drops.push(collection.to_owned());
+        self
+    }
+
+    /// What is removed of a collection in the background, in place of what its declaration says; nothing if `None`.
+    #[must_use]
+    pub fn purge<C: Collection>(mut self, purge: Option<Purge<C>>) -> Self {
+        self.purges.push((TypeId::of::<C>(), purge.map(Purge::spec)));
         self
     }
 

@@ -67,12 +67,12 @@ pub mod value;
 mod verify;
 
 pub use batch::{Batch, Block};
-pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Scope};
+pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Purge, Scope};
 pub use config::{Config, Durability};
 pub use engine::{
     BlockingEngine, BlockingSnapshot, Committed, Engine, Event, IndexProgress, IndexStatus, Joined,
-    JoinedRow, Page, Pending, PrefixOf, RawRow, Recovered, Reorged, Row, Scan, Snapshot, Stats, Subscription,
-    Tip, Token, TokenError, Totals,
+    JoinedRow, Page, Pending, PrefixOf, PurgeProgress, RawRow, Recovered, Reorged, Row, Scan, Snapshot,
+    Stats, Subscription, Tip, Token, TokenError, Totals,
 };
 pub use error::{Difference, Error, Result};
 pub use key::Desc;

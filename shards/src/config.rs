@@ -37,6 +37,9 @@ pub struct ShardConfig {
     pub young_runs_max: usize,
     /// The final runs above the bottom run are merged into it when they have this part of its bytes, in percent.
     pub bottom_ratio_percent: u64,
+    /// Tombstones in final runs above the bottom, before those runs are merged into it for the sake of the space that they
+    /// free. They must be half as many as the records that are left, too.
+    pub purged_entries_min: u64,
     /// Runs of a collection, of those that merges make fewer, from which on commits are slowed down while it is merged.
     pub merge_runs_soft: usize,
     /// Runs of a collection at which commits wait for merges.
@@ -69,6 +72,7 @@ impl Default for ShardConfig {
             append_run_bytes_max: 1 << 30,
             young_runs_max: 12,
             bottom_ratio_percent: 40,
+            purged_entries_min: 4096,
             merge_runs_soft: 64,
             merge_runs_max: 128,
             space_reserve_bytes: None,

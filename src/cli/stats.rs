@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use clap::Args;
-use op_engine::{Engine, Stats};
+use op_engine::{Engine, IndexProgress, IndexStatus, Stats};
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, FileKind, block_on};
 use op_engine_shards::CollectionId;
@@ -49,6 +49,7 @@ fn show(engine: &Engine, stats: &Stats, args: &StatsArgs, out: &mut Out) -> Outc
     if let Some(failure) = &stats.failure {
         out.line(format_args!("failure  {failure}"))?;
     }
+    upkeep(stats, out)?;
     out.line("")?;
     let names: BTreeMap<CollectionId, String> = engine.collection_names().into_iter().collect();
     let name = |id: &CollectionId| names.get(id).cloned().unwrap_or_else(|| format!("collection {id}"));
@@ -56,6 +57,31 @@ fn show(engine: &Engine, stats: &Stats, args: &StatsArgs, out: &mut Out) -> Outc
     levels(stats, &name, out)?;
     shards(stats, &args.store.store, out)?;
     if args.segments { all_segments(stats, &name, out) } else { Ok(()) }
+}
+
+/// Indexes that were added later, and purging.
+fn upkeep(stats: &Stats, out: &mut Out) -> Outcome {
+    for IndexProgress { index, status, records_done, records_estimated, stalled } in &stats.indexes {
+        let status = match status {
+            IndexStatus::Ready => continue,
+            IndexStatus::Building => {
+                let (done, estimated) = (count(*records_done), count(*records_estimated));
+                format!("being filled, {done} of about {estimated} records")
+            }
+            IndexStatus::Failed { why } => format!("failed: {why}"),
+        };
+        let stalled = stalled.as_ref().map_or_else(String::new, |error| format!("; rests: {error}"));
+        out.line(format_args!("index    {index} {status}{stalled}"))?;
+    }
+    for progress in &stats.purges {
+        let (name, below, removed) =
+            (&progress.collection, count(progress.below.0), count(progress.records_removed));
+        out.line(format_args!("purging  {name} below {below}, {removed} records removed"))?;
+        if let Some(failure) = &progress.failure {
+            out.line(format_args!("         stopped: {failure}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Sums over the levels of one collection, or of all.

@@ -183,7 +183,7 @@ impl<E: Env> Committer<E> {
     }
 
     /// Takes in that a commit has made it impossible to complete some indexes.
-    fn note_failed(&self, failed: Failures) {
+    pub(super) fn note_failed(&self, failed: Failures) {
         for (id, why) in failed {
             let work = Work { stage: Stage::Failed(why), ..self.shared.indexes.work(id) };
             self.shared.indexes.set(id, work);

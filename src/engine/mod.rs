@@ -13,6 +13,7 @@ mod open;
 mod order;
 mod prepare;
 mod progress;
+mod purge;
 mod reader;
 mod registry;
 mod scan;
@@ -42,6 +43,7 @@ pub use cross_check::RawRow;
 pub use events::{Event, Subscription};
 pub use index_state::{IndexProgress, IndexStatus};
 pub use order::{Committed, Reorged};
+pub use purge::PurgeProgress;
 pub use reader::PrefixOf;
 pub use scan::{Joined, JoinedRow, Page, Row, Scan, Token, TokenError, Totals};
 pub use snapshot::Snapshot;
@@ -78,6 +80,8 @@ pub struct Stats {
     pub refused_for_space: u64,
     /// How far each index is that was added to a collection with records.
     pub indexes: Vec<IndexProgress>,
+    /// How far the purging of each collection has come that is purged.
+    pub purges: Vec<PurgeProgress>,
     /// Each shard.
     pub shards: Vec<ShardStats>,
     /// What was done to the device; `None` in a simulation.
@@ -411,6 +415,7 @@ impl Engine {
             failure: self.shared.failure().map(Error::from),
             refused_for_space: self.shared.refused_for_space(),
             indexes: self.shared.indexes.all(),
+            purges: self.shared.purges.all(),
             shards,
             device: self.world.as_ref().map(RealWorld::counters),
         })
@@ -430,6 +435,15 @@ impl Engine {
         let (status, records_done, records_estimated) = (IndexStatus::Ready, 0, 0);
         let always = IndexProgress { index, status, records_done, records_estimated, stalled: None };
         Ok(self.shared.indexes.progress(id).unwrap_or(always))
+    }
+
+    /// How far the purging of a collection has come; `None` if it is not purged.
+    ///
+    /// # Errors
+    /// [`Error::UnknownCollection`].
+    pub fn purge_progress<C: Collection>(&self) -> Result<Option<PurgeProgress>> {
+        let registered = self.shared.registry.collection(std::any::TypeId::of::<C>(), C::NAME)?;
+        Ok(self.shared.purges.progress(registered.id))
     }
 
     /// The number of each collection and index that this engine was opened with, as statistics name them.

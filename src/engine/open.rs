@@ -85,11 +85,15 @@ pub(crate) async fn open_in<W: World>(
     let panicked: PanicSlot = Arc::new(OnceLock::new());
     let (orders, orders_end) = mailbox(config.commits_in_flight_max);
     let read_only = config.read_only;
+    let mut collections = config.collections;
+    for (type_id, purge) in config.purges {
+        collections.iter_mut().filter(|def| def.type_id == type_id).for_each(|def| def.purge = purge.clone());
+    }
     let plan = Plan {
         path: config.path.clone(),
         create: config.create && !config.read_only,
         shards_wanted,
-        collections: config.collections,
+        collections,
         durability: config.durability,
         read_only: config.read_only,
         window: config.reorg_window_blocks,
@@ -217,6 +221,7 @@ async fn run_committer<E: Env>(
         let (registry, last) = define_collections(&barrier, wishes, catalog, term.cut, read_only).await?;
         let shared = Arc::new(Shared::new(requests, placement, registry, panicked));
         shared.indexes.set_all(&works);
+        shared.purges.set_all(&works);
         let chain = load_chain(&shared, last, window, horizon).await?;
         shared.publish_applied(last, |place| *place = chain);
         shared.publish_durable(barrier.cut());

@@ -272,6 +272,11 @@ async fn check_unique(
     Ok(())
 }
 
+/// What tells two entries of unique indexes apart.
+fn key_of<'a>(change: &'a EntryChange<'_>) -> (CollectionId, &'a [u8]) {
+    (change.index.id, &change.entry.key)
+}
+
 /// Looks for puts of a key that belongs to another record, before the batch or within it.
 fn find_duplicates(
     asked: &[EntryChange<'_>],
@@ -279,7 +284,6 @@ fn find_duplicates(
     owners: &[Option<Vec<u8>>],
     failed: &mut Failures,
 ) -> Result<()> {
-    let key_of = |change: &EntryChange<'_>| (change.index.id, change.entry.key.clone());
     let freed: AHashSet<_> = asked.iter().chain(others).filter(|change| !change.put).map(key_of).collect();
     let mut seen = AHashSet::with_capacity(asked.len());
     for (change, owner) in asked.iter().zip(owners).filter(|(change, _)| change.put) {

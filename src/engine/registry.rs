@@ -7,8 +7,9 @@ use op_engine_shards::CollectionId;
 use op_engine_shards::catalog::{COLLECTIONS_MAX, Catalog, CollectionSpec, History, NAME_BYTES_MAX};
 use op_engine_shards::visibility::Scope;
 
-use crate::collection::{CollectionDef, IndexSpec};
+use crate::collection::{CollectionDef, IndexSpec, PurgeSpec};
 use crate::engine::definition::{self, Origin, collection_spec, differences, index_spec};
+use crate::engine::purge;
 use crate::engine::system::RESERVED_PREFIX;
 use crate::error::{Difference, Error, Result};
 
@@ -35,11 +36,13 @@ pub(crate) struct Wishes<'a> {
 /// Where a collection is kept.
 #[derive(Debug, Clone)]
 pub(crate) struct Registered {
+    pub(crate) type_id: TypeId,
     pub(crate) id: CollectionId,
     pub(crate) name: &'static str,
     pub(crate) scope: Scope,
     pub(crate) history: History,
     pub(crate) indexes: Vec<RegisteredIndex>,
+    pub(crate) purge: Option<PurgeSpec>,
     /// Decodes a record, and says how many bytes of its key choose the shard.
     pub(crate) inspect: fn(&[u8], &[u8]) -> Result<usize>,
 }
@@ -110,13 +113,16 @@ impl Registry {
             indexes.push(RegisteredIndex { id, spec: spec.clone(), origin });
         }
         let registered = Registered {
+            type_id: def.type_id,
             id,
             name: def.name,
             scope: def.scope,
             history: def.history,
             indexes,
+            purge: def.purge.clone(),
             inspect: def.inspect,
         };
+        purge::check(&registered)?;
         self.by_type.insert(def.type_id, registered);
         Ok(())
     }

@@ -12,6 +12,7 @@ use op_engine_shards::{Error as StorageError, Seq};
 use crate::engine::chain_window::{ChainWindow, Tip};
 use crate::engine::events::Subscribers;
 use crate::engine::index_state::IndexStates;
+use crate::engine::purge::PurgeStates;
 use crate::engine::registry::Registry;
 use crate::error::{Error, Result};
 use crate::placement::Placement;
@@ -22,6 +23,7 @@ pub(crate) struct Shared {
     pub(crate) placement: Placement,
     pub(crate) registry: Registry,
     pub(crate) indexes: IndexStates,
+    pub(crate) purges: PurgeStates,
     pub(crate) subscribers: Subscribers,
     applied: AtomicU64,
     durable: AtomicU64,
@@ -65,6 +67,7 @@ impl Shared {
             shards,
             placement,
             indexes: IndexStates::new(&registry),
+            purges: PurgeStates::new(&registry),
             registry,
             panicked,
             subscribers: Subscribers::default(),

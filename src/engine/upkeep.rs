@@ -3,7 +3,7 @@
 //! One bounded batch follows every order, and others follow while there is none. Each is a commit of its own. Work that fails
 //! is tried again after a pause; work that the disk has no room for, too.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::task::Poll;
@@ -20,6 +20,8 @@ use crate::engine::committer::Committer;
 use crate::engine::order::{Order, Resolved};
 use crate::engine::prepare::Prepared;
 use crate::engine::progress;
+use crate::engine::purge;
+use crate::engine::reader::is_expired;
 use crate::engine::space::Wanted;
 use crate::error::{Error, Result};
 
@@ -38,30 +40,30 @@ pub(crate) struct Upkeep {
     is_estimated: Cell<bool>,
     /// Until when nothing is tried.
     rests_until: Cell<Duration>,
-    /// The number of records of collections that are looked through, as far as they are in segments.
-    estimates: RefCell<BTreeMap<CollectionId, u64>>,
 }
 
 impl Upkeep {
     pub(crate) fn new(rows_max: usize) -> Self {
-        Self {
-            rows_max,
-            is_stale: Cell::new(false),
-            is_estimated: Cell::new(false),
-            rests_until: Cell::default(),
-            estimates: RefCell::default(),
-        }
+        let (is_stale, is_estimated) = (Cell::new(false), Cell::new(false));
+        Self { rows_max, is_stale, is_estimated, rests_until: Cell::default() }
     }
+}
+
+/// What is to be done next.
+enum Task {
+    /// Reading what a reorg has left of the work.
+    Load,
+    Fill(CollectionId),
+    Purge(CollectionId),
 }
 
 impl<E: Env> Committer<E> {
     /// The next order; works in the background until there is one. `None` when no order can come any more.
     pub(super) async fn next_order(&self, orders: &mut Receiver<Order>) -> Option<Order> {
         loop {
-            let mut rest = self.rest();
-            if rest == Some(Duration::ZERO) {
+            let mark = self.barrier.changed().mark();
+            if self.rest() == Some(Duration::ZERO) {
                 self.work_in_background().await;
-                rest = self.rest();
             }
             let at_once = poll_fn(|cx| match orders.poll_recv(cx) {
                 Poll::Ready(order) => Poll::Ready(Some(order)),
@@ -70,7 +72,14 @@ impl<E: Env> Committer<E> {
             if let Some(order) = at_once.await {
                 return order;
             }
-            match rest {
+            match self.rest() {
+                // Records come of age as the durable tip moves.
+                None if !self.shared.purges.is_empty() => {
+                    let moved = Box::pin(self.barrier.changed().raised_since(mark));
+                    if let Either::Left((order, _)) = select(Box::pin(orders.recv()), moved).await {
+                        return order;
+                    }
+                }
                 None => return orders.recv().await,
                 Some(Duration::ZERO) => {}
                 Some(rest) => {
@@ -83,35 +92,82 @@ impl<E: Env> Committer<E> {
         }
     }
 
-    /// How long to wait before there is something to do; `None` if there is nothing.
-    fn rest(&self) -> Option<Duration> {
-        let is_idle = !self.upkeep.is_stale.get() && self.shared.indexes.building().is_empty();
-        if is_idle || self.barrier.failure().is_some() {
+    fn next_task(&self) -> Option<Task> {
+        if self.upkeep.is_stale.get() {
+            return Some(Task::Load);
+        }
+        if let Some(id) = self.shared.indexes.building().first() {
+            return Some(Task::Fill(*id));
+        }
+        if self.shared.purges.is_empty() {
             return None;
         }
+        let (tip, horizon) = self.shared.chain(|chain| (chain.tip(), chain.horizon()));
+        self.shared.purges.due(tip?.height, horizon.height).map(Task::Purge)
+    }
+
+    /// How long to wait before there is something to do; `None` if there is nothing.
+    fn rest(&self) -> Option<Duration> {
+        if self.barrier.failure().is_some() {
+            return None;
+        }
+        self.next_task()?;
         Some(self.upkeep.rests_until.get().saturating_sub(self.env.now()))
     }
 
     async fn work_in_background(&self) {
-        let Err(error) = self.try_work().await else { return };
+        let Some(task) = self.next_task() else { return };
+        let done = match task {
+            Task::Load => self.load_works().await,
+            Task::Fill(id) => self.fill(id).await,
+            Task::Purge(id) => self.purge(id).await,
+        };
+        let Err(error) = done else { return };
+        match (&task, &error) {
+            // The horizon has moved on meanwhile.
+            (Task::Purge(_), error) if is_expired(error) => return,
+            (
+                Task::Purge(id),
+                Error::DeclarationPanicked { .. } | Error::Key { .. } | Error::Value { .. },
+            ) => {
+                tracing::error!(%error, "a collection is not purged any more");
+                return self.shared.purges.fail(*id, error);
+            }
+            (Task::Fill(id), error) => self.shared.indexes.set_stalled(*id, error.clone()),
+            (Task::Load | Task::Purge(_), _) => {}
+        }
         let pause = if matches!(error, Error::OutOfSpace { .. }) { FULL_PAUSE } else { FAILURE_PAUSE };
         tracing::warn!(%error, "work in the background rests");
         self.upkeep.rests_until.set(self.env.now() + pause);
-        if let Some(id) = self.shared.indexes.building().first() {
-            self.shared.indexes.set_stalled(*id, error);
-        }
     }
 
-    async fn try_work(&self) -> Result<()> {
-        self.load_works().await?;
+    /// Enters some records into an index.
+    async fn fill(&self, id: CollectionId) -> Result<()> {
         self.estimate().await?;
-        let Some(id) = self.shared.indexes.building().first().copied() else { return Ok(()) };
         let Some((registered, index)) = self.shared.registry.index_by_id(id) else { return Ok(()) };
         let numbers = (self.last.get(), self.barrier.next_seq());
         let (prepared, work) =
             backfill::next_batch(&self.shared, (registered, index), numbers, self.upkeep.rows_max).await?;
         self.commit_work(&format!("filling index {}", index.spec.name), prepared).await?;
         self.shared.indexes.set(id, work);
+        Ok(())
+    }
+
+    /// Looks at some records of a collection, and removes those that are to be removed.
+    async fn purge(&self, id: CollectionId) -> Result<()> {
+        let Some(registered) = self.shared.registry.all().find(|registered| registered.id == id) else {
+            return Ok(());
+        };
+        let numbers = (self.last.get(), self.barrier.next_seq());
+        let purge::Batch { prepared, work } =
+            purge::next_batch(&self.shared, registered, numbers, self.upkeep.rows_max).await?;
+        let is_stored = prepared.is_some();
+        if let Some(mut prepared) = prepared {
+            let failed = std::mem::take(&mut prepared.failed);
+            self.commit_work(&format!("purging {}", registered.name), prepared).await?;
+            self.note_failed(failed);
+        }
+        self.shared.purges.set(id, work, is_stored);
         Ok(())
     }
 
@@ -134,6 +190,7 @@ impl<E: Env> Committer<E> {
         if self.upkeep.is_stale.get() {
             let works = progress::load(&self.shared.shards, self.last.get()).await?;
             self.shared.indexes.set_all(&works);
+            self.shared.purges.set_all(&works);
             self.upkeep.is_stale.set(false);
         }
         Ok(())
@@ -158,7 +215,6 @@ impl<E: Env> Committer<E> {
                 self.shared.indexes.set_estimate(id, records.get(&registered.id).copied().unwrap_or(0));
             }
         }
-        *self.upkeep.estimates.borrow_mut() = records;
         Ok(())
     }
 }

@@ -23,6 +23,7 @@ mod disk_full;
 mod get_many;
 mod mutants;
 mod point_reads;
+mod purge;
 mod random_seeds;
 mod scans;
 mod schema_change;

@@ -22,6 +22,7 @@ use super::Shard;
 use super::job::{Job, Target};
 use super::policy::{Candidate, Choice, Policy};
 use super::pressure::Debt;
+use super::purged::{self, Tally};
 use super::state::{Retention, State};
 
 /// Segments of a dropped collection that one manifest record removes.
@@ -128,7 +129,16 @@ impl<E: Env> Shard<E> {
                 is_busy: run.files().iter().any(is_busy),
             };
             let candidates: Vec<Candidate> = runs.as_slice().iter().map(candidate).collect();
-            Some(job_of(*collection, runs, policy.pick(&candidates)?))
+            let tally = |(run, of): (&Run<E>, &Candidate)| Tally {
+                entries: run.files().iter().map(|file| file.meta().entries).sum(),
+                tombstones: run.files().iter().map(|file| file.meta().tombstones).sum(),
+                seqs: of.seqs,
+                is_bottom: of.is_bottom,
+                is_busy: of.is_busy,
+            };
+            let tallies: Vec<Tally> = runs.as_slice().iter().zip(&candidates).map(tally).collect();
+            let purged = purged::pick(&tallies, retention.horizon, self.config.purged_entries_min);
+            Some(job_of(*collection, runs, purged.or_else(|| policy.pick(&candidates))?))
         });
         planned.collect()
     }

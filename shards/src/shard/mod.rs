@@ -17,6 +17,7 @@ mod job;
 mod policy;
 mod prefetch;
 mod pressure;
+mod purged;
 mod read;
 mod recover;
 mod room;

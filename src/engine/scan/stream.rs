@@ -132,9 +132,14 @@ impl Stream {
     }
 
     /// How many rows there are, and the sum of what the test takes from them, counted by the shards. A row that cannot
-    /// be read is given to `unreadable`.
-    pub(super) async fn totals(mut self, unreadable: impl FnOnce(&[u8], &[u8]) -> Error) -> Result<Totals> {
+    /// be read is given to `unreadable`. It ends early when so many rows are `enough`.
+    pub(super) async fn totals(
+        mut self,
+        enough: u64,
+        unreadable: impl FnOnce(&[u8], &[u8]) -> Error,
+    ) -> Result<Totals> {
         self.select.wants = Wants::Totals;
+        self.entries_left = u64::MAX;
         let mut totals = Totals::default();
         self.begin(usize::MAX).await?;
         loop {
@@ -144,7 +149,7 @@ impl Stream {
                 }
                 totals += feed.take_totals();
             }
-            if matches!(self.choose(), Next::End) {
+            if totals.rows >= enough || matches!(self.choose(), Next::End) {
                 return Ok(totals);
             }
             self.fill(usize::MAX).await?;

@@ -31,6 +31,9 @@ use super::state::Retention;
 const READ_AHEAD_BYTES: usize = 256 << 10;
 /// How many times the bytes of a full file a step reads at most, if it writes less.
 const READ_RATIO_MAX: u64 = 4;
+/// In how many files a new run is written, if they are not too large or too small: what a merge has gone past is freed file by
+/// file, so a run in one file would take its space until the end of the merge that takes it over.
+const RUN_FILES: u64 = 4;
 
 /// Where the output of a merge belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,7 +127,8 @@ impl<E: Env> Shard<E> {
             matches!(job.target, Target::Bottom | Target::InPlace(Place { level: Level::BOTTOM, .. }));
         let filter_bits = if is_bottom { FilterBits::Eight } else { FilterBits::Sixteen };
         let begin = async || self.begin_segment(spec.id, filter_bits, unfinished).await;
-        let written = self.write_step(begin, &mut cursor, &mask, &retain).await?;
+        let file_bytes = file_bytes_max(job.target, &inputs, self.config.segment_bytes_max);
+        let written = self.write_step(begin, file_bytes, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
 
@@ -144,11 +148,11 @@ impl<E: Env> Shard<E> {
     async fn write_step(
         &self,
         begin: impl AsyncFn() -> Result<SegmentBuilder<E>>,
+        bytes_max: u64,
         cursor: &mut MergeCursor<E>,
         mask: &Mask,
         retain: &Retain<'_>,
     ) -> Result<Written<E>> {
-        let bytes_max = self.config.segment_bytes_max;
         let mut written = Written { output: None, until: None };
         let (mut group, mut bytes_read) = (KeyVersions::default(), 0);
         let mut slice_ends = self.env.now() + self.env.background_slice();
@@ -292,6 +296,17 @@ fn holds_oldest<E: Env>(runs: &Runs<E>, inputs: &[Rc<Segment<E>>]) -> bool {
         let shares_keys = metas().any(|meta| meta.key_min <= other.key_max && other.key_min <= meta.key_max);
         !is_input(other.number) && is_older && shares_keys
     })
+}
+
+/// The length at which an output file ends.
+fn file_bytes_max<E: Env>(target: Target, inputs: &[Rc<Segment<E>>], segment_bytes_max: u64) -> u64 {
+    match target {
+        Target::Bottom | Target::InPlace(_) => segment_bytes_max,
+        Target::NewRun(_) => {
+            let bytes: u64 = inputs.iter().map(|input| input.meta().file_bytes).sum();
+            (bytes / RUN_FILES).clamp(segment_bytes_max / RUN_FILES, segment_bytes_max)
+        }
+    }
 }
 
 fn fate_of<E: Env>(input: &Rc<Segment<E>>, until: Option<&[u8]>) -> Fate<E> {

@@ -128,14 +128,14 @@ impl CoinChain {
         (self.made, key(self.made % 100_000))
     }
 
-    fn to_spend(&mut self) -> Vec<([u8; 32], u32)> {
+    fn next_spent(&mut self) -> Vec<([u8; 32], u32)> {
         let from = self.spent;
         self.spent += SPENT;
         (from..self.spent).map(|n| (key(n), 0)).collect()
     }
 
     fn plain_block(&mut self) {
-        let coins = self.to_spend();
+        let coins = self.next_spent();
         let (height, hash, parent) = self.next();
         let found = self.engine.blocking().get_many::<Coins>(&coins).expect("a read");
         assert!(found.iter().all(Option::is_some), "every coin is there");
@@ -148,7 +148,7 @@ impl CoinChain {
     }
 
     fn drafted_block(&mut self) {
-        let coins = self.to_spend();
+        let coins = self.next_spent();
         let (height, hash, parent) = self.next();
         let mut draft = self.engine.blocking().draft(height, parent).expect("a draft");
         let found = draft.blocking().get_many::<Coins>(&coins).expect("a read");

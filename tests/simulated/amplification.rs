@@ -315,19 +315,20 @@ async fn reads(engine: &Engine, meter: &RefCell<Meter>, mut coin: impl FnMut() -
 
 #[test]
 fn a_store_writes_keeps_and_reads_little_more_than_its_records() {
-    let chain = RefCell::new(Chain::new());
+    let filled = RefCell::new(Chain::new());
     let disk = run(SimDisk::new(), settings(), async |engine, world, meter| {
-        let mut chain = chain.borrow_mut();
+        let mut chain = Chain::new();
         fill(&engine, &world, &mut chain, &meter).await;
         engine.flush().await.unwrap();
         engine.compact().await.unwrap();
         check_writes(&engine, &chain, &meter).await;
         check_space(&engine, &meter).await;
+        filled.replace(chain);
     });
     // Nothing but filters and page indexes is kept in memory.
     let cold = ShardConfig { cache_bytes: 1, ..settings() };
     run(disk, cold, async |engine, world, meter| {
-        let chain = chain.borrow();
+        let chain = filled.replace(Chain::new());
         world.env().sleep(Duration::from_secs(1)).await;
         let (mut rng, coins) = (Rng::new(3), chain.coins.len() as u64);
         let unspent = || loop {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use op_engine_io::sim::{Rng, SimDisk, SimEnv};
+use op_engine_io::sim::{Faults, Rng, SimDisk, SimEnv, SimOptions, SimWorld};
 use op_engine_io::{Dir, FileKind, FileName};
 
 use super::*;
@@ -394,7 +394,6 @@ fn a_lost_file_is_noticed() {
 
 #[test]
 fn a_failed_write_ends_the_log() {
-    use op_engine_io::sim::{Faults, SimOptions, SimWorld};
     let world = SimWorld::new(SimOptions::with_seed(3), empty_disk());
     let env = world.env();
     let outcome = world.run(async {

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use op_engine_io::sim::{Rng, SimDisk, SimEnv};
+use op_engine_io::sim::{Rng, SimDisk, SimEnv, SimOptions, SimWorld};
 use op_engine_io::{Dir, FileKind, FileName};
 
 use super::*;

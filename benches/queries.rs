@@ -1,7 +1,7 @@
 //! What an OPNet node asks: the most valuable coins of a script, its balance, and many slots at a past height.
 //!
 //! Prints tables of medians of interleaved runs first; criterion's own report follows. The store is built once and stays
-//! in the build directory. `QUERIES_COINS` sets how many coins it has; one script of ten coins each holds 100,000.
+//! in the build directory. `QUERIES_COINS` sets how many coins it has; one script holds 100,000, the others about ten each.
 #![allow(
     missing_docs,
     clippy::unwrap_used,
@@ -202,7 +202,7 @@ fn count_all(engine: &Engine) -> usize {
 type Ask = (&'static str, fn(&Engine) -> usize, usize);
 
 fn queries() -> [Ask; 6] {
-    let largest = LARGEST as usize;
+    let largest = usize::try_from(LARGEST).expect("a number of rows");
     [
         ("top 2,000 by value, covered", top, TOP),
         ("top 2,000 by value, with records", top_with_records, TOP),

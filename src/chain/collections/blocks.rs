@@ -1,15 +1,14 @@
 //! Blocks by height, by hash and by OPNet's checksum.
 
-use crate::{Collection, Index, IndexList, Layout, record};
+use crate::{collection, record};
 
-/// Blocks by height.
-///
-/// Follows reorgs; versions of the window are enough, since the height is the key; written once, in the order of
-/// blocks; each block on a shard by its height.
-#[derive(Debug)]
-pub struct Blocks;
+collection! {
+    /// Blocks by height.
+    ///
+    /// Follows reorgs; versions of the window are enough, since the height is the key; written once, in the order of
+    /// blocks; each block on a shard by its height.
+    pub collection Blocks = "blocks": u64 => BlockInfo where layout: AppendOnly;
 
-record! {
     /// What is kept of a block besides its transactions.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct BlockInfo {
@@ -42,6 +41,15 @@ record! {
             pub opnet: Option<OpnetBlock>,
         }
     }
+
+    /// Heights of blocks by hash.
+    pub unique index BlocksByHash = "by_hash": [u8; 32], |_, block| block.hash;
+
+    /// Heights of OPNet's blocks by checksum root. It covers the checksum of the parent, so no two blocks have the same.
+    pub unique index BlocksByChecksum = "by_checksum": [u8; 32],
+        |_, block, emit| if let Some(opnet) = &block.opnet {
+            emit(opnet.checksum_root, ());
+        };
 }
 
 /// A leaf of the tree under a block's checksum root, and the hashes that lead from it to the root.
@@ -68,51 +76,6 @@ record! {
             pub gas_used: u64 as Compact,
             /// The proofs of the parts of the checksum.
             pub checksum_proofs: Vec<ChecksumProof>,
-        }
-    }
-}
-
-impl Collection for Blocks {
-    const NAME: &'static str = "blocks";
-    type Key = u64;
-    type Value = BlockInfo;
-    const LAYOUT: Layout = Layout::AppendOnly;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<BlocksByHash>().with::<BlocksByChecksum>()
-    }
-}
-
-/// Heights of blocks by hash.
-#[derive(Debug)]
-pub struct BlocksByHash;
-
-impl Index for BlocksByHash {
-    const NAME: &'static str = "by_hash";
-    type Of = Blocks;
-    type Key = [u8; 32];
-    type Covered = ();
-    const UNIQUE: bool = true;
-
-    fn entries(_: &u64, block: &BlockInfo, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(block.hash, ());
-    }
-}
-
-/// Heights of OPNet's blocks by checksum root. It covers the checksum of the parent, so no two blocks have the same.
-#[derive(Debug)]
-pub struct BlocksByChecksum;
-
-impl Index for BlocksByChecksum {
-    const NAME: &'static str = "by_checksum";
-    type Of = Blocks;
-    type Key = [u8; 32];
-    type Covered = ();
-    const UNIQUE: bool = true;
-
-    fn entries(_: &u64, block: &BlockInfo, emit: &mut dyn FnMut([u8; 32], ())) {
-        if let Some(opnet) = &block.opnet {
-            emit(opnet.checksum_root, ());
         }
     }
 }

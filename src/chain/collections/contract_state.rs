@@ -1,21 +1,20 @@
 //! The slots of contracts.
 
-use crate::{Collection, History, record};
+use crate::collection;
 
 /// A contract and a pointer.
 pub type SlotKey = ([u8; 32], [u8; 32]);
 
-/// What contracts have stored, by contract and pointer.
-///
-/// A slot that was never written is absent, and a slot that was set to zero is not: what a write costs depends on it,
-/// so the difference is one of consensus. Slots are never deleted.
-///
-/// Follows reorgs; every version is kept, so that the state after any block stays readable; overwritten; spread by the
-/// whole key, so that a busy contract is on all shards.
-#[derive(Debug)]
-pub struct ContractState;
+collection! {
+    /// What contracts have stored, by contract and pointer.
+    ///
+    /// A slot that was never written is absent, and a slot that was set to zero is not: what a write costs depends on it,
+    /// so the difference is one of consensus. Slots are never deleted.
+    ///
+    /// Follows reorgs; every version is kept, so that the state after any block stays readable; overwritten; spread by the
+    /// whole key, so that a busy contract is on all shards.
+    pub collection ContractState = "contract_state": SlotKey => Slot where history: All;
 
-record! {
     /// A version of a slot.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Slot {
@@ -28,11 +27,4 @@ record! {
             pub proofs: Vec<[u8; 32]>,
         }
     }
-}
-
-impl Collection for ContractState {
-    const NAME: &'static str = "contract_state";
-    type Key = SlotKey;
-    type Value = Slot;
-    const HISTORY: History = History::All;
 }

@@ -1,15 +1,14 @@
 //! Contracts that were deployed.
 
-use crate::{Collection, Index, IndexList, Layout, record};
+use crate::{collection, record};
 
-/// Contracts by the 32 bytes that slots, events and calls name them by.
-///
-/// Follows reorgs; versions of the window are enough, since a record says when it was deployed; written once;
-/// spread by the key.
-#[derive(Debug)]
-pub struct Contracts;
+collection! {
+    /// Contracts by the 32 bytes that slots, events and calls name them by.
+    ///
+    /// Follows reorgs; versions of the window are enough, since a record says when it was deployed; written once;
+    /// spread by the key.
+    pub collection Contracts = "contracts": [u8; 32] => Contract where layout: AppendOnly;
 
-record! {
     /// A contract.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Contract {
@@ -38,6 +37,21 @@ record! {
             pub height: u64 as Compact,
         }
     }
+
+    /// Contracts by their address as text.
+    pub unique index ContractsByAddress = "by_address": String, |_, contract| contract.address.clone();
+
+    /// Contracts by their key in hybrid form.
+    pub unique index ContractsByHybridKey = "by_hybrid_key": [u8; 65],
+        |_, contract| contract.hybrid_key;
+
+    /// Contracts of a deployer, in the order of their deployment. Covers everything but the code.
+    pub index ContractsByDeployer = "by_deployer": ([u8; 32], u64) => ContractSummary,
+        |_, contract, emit| emit((contract.deployer, contract.height), contract.summary());
+
+    /// Contracts by the height of their deployment. Covers everything but the code.
+    pub index ContractsByHeight = "by_height": u64 => ContractSummary,
+        |_, contract, emit| emit(contract.height, contract.summary());
 }
 
 record! {
@@ -56,82 +70,5 @@ record! {
 impl Contract {
     fn summary(&self) -> ContractSummary {
         ContractSummary { address: self.address.clone(), height: self.height }
-    }
-}
-
-impl Collection for Contracts {
-    const NAME: &'static str = "contracts";
-    type Key = [u8; 32];
-    type Value = Contract;
-    const LAYOUT: Layout = Layout::AppendOnly;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new()
-            .with::<ContractsByAddress>()
-            .with::<ContractsByHybridKey>()
-            .with::<ContractsByDeployer>()
-            .with::<ContractsByHeight>()
-    }
-}
-
-/// Contracts by their address as text.
-#[derive(Debug)]
-pub struct ContractsByAddress;
-
-impl Index for ContractsByAddress {
-    const NAME: &'static str = "by_address";
-    type Of = Contracts;
-    type Key = String;
-    type Covered = ();
-    const UNIQUE: bool = true;
-
-    fn entries(_: &[u8; 32], contract: &Contract, emit: &mut dyn FnMut(String, ())) {
-        emit(contract.address.clone(), ());
-    }
-}
-
-/// Contracts by their key in hybrid form.
-#[derive(Debug)]
-pub struct ContractsByHybridKey;
-
-impl Index for ContractsByHybridKey {
-    const NAME: &'static str = "by_hybrid_key";
-    type Of = Contracts;
-    type Key = [u8; 65];
-    type Covered = ();
-    const UNIQUE: bool = true;
-
-    fn entries(_: &[u8; 32], contract: &Contract, emit: &mut dyn FnMut([u8; 65], ())) {
-        emit(contract.hybrid_key, ());
-    }
-}
-
-/// Contracts of a deployer, in the order of their deployment. Covers everything but the code.
-#[derive(Debug)]
-pub struct ContractsByDeployer;
-
-impl Index for ContractsByDeployer {
-    const NAME: &'static str = "by_deployer";
-    type Of = Contracts;
-    type Key = ([u8; 32], u64);
-    type Covered = ContractSummary;
-
-    fn entries(_: &[u8; 32], contract: &Contract, emit: &mut dyn FnMut(Self::Key, ContractSummary)) {
-        emit((contract.deployer, contract.height), contract.summary());
-    }
-}
-
-/// Contracts by the height of their deployment. Covers everything but the code.
-#[derive(Debug)]
-pub struct ContractsByHeight;
-
-impl Index for ContractsByHeight {
-    const NAME: &'static str = "by_height";
-    type Of = Contracts;
-    type Key = u64;
-    type Covered = ContractSummary;
-
-    fn entries(_: &[u8; 32], contract: &Contract, emit: &mut dyn FnMut(u64, ContractSummary)) {
-        emit(contract.height, contract.summary());
     }
 }

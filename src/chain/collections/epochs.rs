@@ -1,6 +1,6 @@
 //! OPNet epochs, the solutions that were submitted for them, and those that are aimed at.
 
-use crate::{Collection, Desc, Index, IndexList, Scope, record};
+use crate::{Desc, collection, record};
 
 record! {
     /// Who solved an epoch.
@@ -21,14 +21,13 @@ record! {
     }
 }
 
-/// OPNet epochs by number.
-///
-/// Follows reorgs; the window restores the end that a reorg takes from an epoch; changed when an epoch ends; few, so
-/// spread by the key and merged in scans.
-#[derive(Debug)]
-pub struct Epochs;
+collection! {
+    /// OPNet epochs by number.
+    ///
+    /// Follows reorgs; the window restores the end that a reorg takes from an epoch; changed when an epoch ends; few, so
+    /// spread by the key and merged in scans.
+    pub collection Epochs = "epochs": u64 => Epoch;
 
-record! {
     /// An OPNet epoch. Epochs follow each other in the order of their numbers, and no block is in two.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Epoch {
@@ -51,124 +50,39 @@ record! {
             pub proofs: Vec<[u8; 32]>,
         }
     }
-}
 
-impl Collection for Epochs {
-    const NAME: &'static str = "epochs";
-    type Key = u64;
-    type Value = Epoch;
+    /// Epochs by hash.
+    pub unique index EpochsByHash = "by_hash": [u8; 32], |_, epoch| epoch.hash;
 
-    fn indexes() -> IndexList<Self> {
-        IndexList::new()
-            .with::<EpochsByHash>()
-            .with::<EpochsByTarget>()
-            .with::<EpochsByProposer>()
-            .with::<EpochsBySalt>()
-            .with::<EpochsByStart>()
-            .with::<OpenEpochs>()
-    }
-}
+    /// Epochs by target hash.
+    pub index EpochsByTarget = "by_target": [u8; 32], |_, epoch| epoch.target_hash;
 
-/// Epochs by hash.
-#[derive(Debug)]
-pub struct EpochsByHash;
+    /// Epochs of a proposer's ML-DSA key, in their order.
+    pub index EpochsByProposer = "by_proposer": [u8; 32], |_, epoch| epoch.proposer.mldsa_key;
 
-impl Index for EpochsByHash {
-    const NAME: &'static str = "by_hash";
-    type Of = Epochs;
-    type Key = [u8; 32];
-    type Covered = ();
-    const UNIQUE: bool = true;
+    /// Epochs by the salt of their solution.
+    pub index EpochsBySalt = "by_salt": [u8; 32], |_, epoch| epoch.proposer.salt;
 
-    fn entries(_: &u64, epoch: &Epoch, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(epoch.hash, ());
-    }
-}
+    /// Epochs by their first block, with their last.
+    pub index EpochsByStart = "by_start": u64 => Option<u64>,
+        |_, epoch, emit| emit(epoch.start_block, epoch.end_block);
 
-/// Epochs by target hash.
-#[derive(Debug)]
-pub struct EpochsByTarget;
-
-impl Index for EpochsByTarget {
-    const NAME: &'static str = "by_target";
-    type Of = Epochs;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &u64, epoch: &Epoch, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(epoch.target_hash, ());
-    }
-}
-
-/// Epochs of a proposer's ML-DSA key, in their order.
-#[derive(Debug)]
-pub struct EpochsByProposer;
-
-impl Index for EpochsByProposer {
-    const NAME: &'static str = "by_proposer";
-    type Of = Epochs;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &u64, epoch: &Epoch, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(epoch.proposer.mldsa_key, ());
-    }
-}
-
-/// Epochs by the salt of their solution.
-#[derive(Debug)]
-pub struct EpochsBySalt;
-
-impl Index for EpochsBySalt {
-    const NAME: &'static str = "by_salt";
-    type Of = Epochs;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &u64, epoch: &Epoch, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(epoch.proposer.salt, ());
-    }
-}
-
-/// Epochs by their first block, with their last.
-#[derive(Debug)]
-pub struct EpochsByStart;
-
-impl Index for EpochsByStart {
-    const NAME: &'static str = "by_start";
-    type Of = Epochs;
-    type Key = u64;
-    type Covered = Option<u64>;
-
-    fn entries(_: &u64, epoch: &Epoch, emit: &mut dyn FnMut(u64, Option<u64>)) {
-        emit(epoch.start_block, epoch.end_block);
-    }
-}
-
-/// Epochs that have not ended, by number.
-#[derive(Debug)]
-pub struct OpenEpochs;
-
-impl Index for OpenEpochs {
-    const NAME: &'static str = "open";
-    type Of = Epochs;
-    type Key = u64;
-    type Covered = ();
-
-    fn entries(number: &u64, epoch: &Epoch, emit: &mut dyn FnMut(u64, ())) {
-        if epoch.end_block.is_none() {
+    /// Epochs that have not ended, by number.
+    pub index OpenEpochs = "open": u64,
+        |number, epoch, emit| if epoch.end_block.is_none() {
             emit(*number, ());
-        }
-    }
+        };
 }
 
-/// Solutions that were aimed at an epoch, by epoch, salt and ML-DSA key.
-///
-/// Emptied by any reorg, which changes what solutions are compared with; those of an epoch are on one shard.
-#[derive(Debug)]
-pub struct TargetEpochs;
+collection! {
+    /// Solutions that were aimed at an epoch, by epoch, salt and ML-DSA key.
+    ///
+    /// Emptied by any reorg, which changes what solutions are compared with; those of an epoch are on one shard.
+    ///
+    /// The key: the epoch, the salt, and the hash of the finder's ML-DSA key.
+    pub collection TargetEpochs = "target_epochs": (u64, [u8; 32], [u8; 32]) => TargetEpoch
+        where scope: Cleared, partition: 1;
 
-record! {
     /// A solution before it is in a block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct TargetEpoch {
@@ -185,32 +99,8 @@ record! {
             pub graffiti: Option<[u8; 16]>,
         }
     }
-}
 
-impl Collection for TargetEpochs {
-    const NAME: &'static str = "target_epochs";
-    /// The epoch, the salt, and the hash of the finder's ML-DSA key.
-    type Key = (u64, [u8; 32], [u8; 32]);
-    type Value = TargetEpoch;
-    const SCOPE: Scope = Scope::Cleared;
-    const PARTITION: usize = 1;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<TargetsByDifficulty>()
-    }
-}
-
-/// Solutions of an epoch, the most difficult first.
-#[derive(Debug)]
-pub struct TargetsByDifficulty;
-
-impl Index for TargetsByDifficulty {
-    const NAME: &'static str = "by_difficulty";
-    type Of = TargetEpochs;
-    type Key = (u64, Desc<u64>);
-    type Covered = ();
-
-    fn entries(key: &(u64, [u8; 32], [u8; 32]), target: &TargetEpoch, emit: &mut dyn FnMut(Self::Key, ())) {
-        emit((key.0, Desc(target.difficulty)), ());
-    }
+    /// Solutions of an epoch, the most difficult first.
+    pub index TargetsByDifficulty = "by_difficulty": (u64, Desc<u64>),
+        |key, target| (key.0, Desc(target.difficulty));
 }

@@ -1,14 +1,13 @@
 //! Public keys in all their forms, and the ML-DSA keys that belong to them.
 
-use crate::{Collection, Index, IndexList, Scope, record};
+use crate::{collection, record};
 
-/// What is known of public keys, by tweaked public key.
-///
-/// Outside the chain: what was learnt of a key stays true after a reorg; added to; spread by the key.
-#[derive(Debug)]
-pub struct PublicKeys;
+collection! {
+    /// What is known of public keys, by tweaked public key.
+    ///
+    /// Outside the chain: what was learnt of a key stays true after a reorg; added to; spread by the key.
+    pub collection PublicKeys = "public_keys": [u8; 32] => KeyForms where scope: Global;
 
-record! {
     /// The forms in which a key occurs. What is not known yet is absent and added when it is seen.
     #[derive(Debug, Clone, Default, PartialEq, Eq)]
     pub struct KeyForms {
@@ -33,6 +32,18 @@ record! {
             pub p2sh_p2wpkh: Option<String>,
         }
     }
+
+    /// Keys by any of their addresses.
+    pub index PublicKeysByAddress = "by_address": String,
+        |_, forms, emit| for address in forms.addresses() {
+            emit(address.clone(), ());
+        };
+
+    /// Keys by the compressed key before the tweak.
+    pub index PublicKeysByKey = "by_public_key": [u8; 33],
+        |_, forms, emit| if let Some(key) = forms.public_key {
+            emit(key, ());
+        };
 }
 
 impl KeyForms {
@@ -40,51 +51,6 @@ impl KeyForms {
     pub fn addresses(&self) -> impl Iterator<Item = &String> {
         let first = [&self.p2tr, &self.p2op, &self.p2pkh, &self.p2pkh_uncompressed];
         first.into_iter().chain([&self.p2pkh_hybrid, &self.p2wpkh, &self.p2sh_p2wpkh]).flatten()
-    }
-}
-
-impl Collection for PublicKeys {
-    const NAME: &'static str = "public_keys";
-    type Key = [u8; 32];
-    type Value = KeyForms;
-    const SCOPE: Scope = Scope::Global;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<PublicKeysByAddress>().with::<PublicKeysByKey>()
-    }
-}
-
-/// Keys by any of their addresses.
-#[derive(Debug)]
-pub struct PublicKeysByAddress;
-
-impl Index for PublicKeysByAddress {
-    const NAME: &'static str = "by_address";
-    type Of = PublicKeys;
-    type Key = String;
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], forms: &KeyForms, emit: &mut dyn FnMut(String, ())) {
-        for address in forms.addresses() {
-            emit(address.clone(), ());
-        }
-    }
-}
-
-/// Keys by the compressed key before the tweak.
-#[derive(Debug)]
-pub struct PublicKeysByKey;
-
-impl Index for PublicKeysByKey {
-    const NAME: &'static str = "by_public_key";
-    type Of = PublicKeys;
-    type Key = [u8; 33];
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], forms: &KeyForms, emit: &mut dyn FnMut([u8; 33], ())) {
-        if let Some(key) = forms.public_key {
-            emit(key, ());
-        }
     }
 }
 
@@ -101,14 +67,13 @@ record! {
     }
 }
 
-/// ML-DSA keys by their hash.
-///
-/// Follows reorgs, with both of its heights; the window restores a key that was not exposed yet; changed once, when
-/// the key is exposed; spread by the key.
-#[derive(Debug)]
-pub struct MldsaPublicKeys;
+collection! {
+    /// ML-DSA keys by their hash.
+    ///
+    /// Follows reorgs, with both of its heights; the window restores a key that was not exposed yet; changed once, when
+    /// the key is exposed; spread by the key.
+    pub collection MldsaPublicKeys = "mldsa_public_keys": [u8; 32] => MldsaKey;
 
-record! {
     /// An ML-DSA key, which belongs to a key on Bitcoin's curve.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct MldsaKey {
@@ -127,60 +92,13 @@ record! {
             pub exposed: Option<u64>,
         }
     }
-}
 
-impl Collection for MldsaPublicKeys {
-    const NAME: &'static str = "mldsa_public_keys";
-    type Key = [u8; 32];
-    type Value = MldsaKey;
+    /// ML-DSA keys by the key on Bitcoin's curve: each has one.
+    pub unique index MldsaByLegacyKey = "by_legacy_key": [u8; 33], |_, key| key.legacy_key;
 
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<MldsaByLegacyKey>().with::<MldsaByTweakedKey>().with::<MldsaByHeight>()
-    }
-}
+    /// ML-DSA keys by tweaked key. Two keys on the curve that differ in their sign only have the same.
+    pub index MldsaByTweakedKey = "by_tweaked_key": [u8; 32], |_, key| key.tweaked_key;
 
-/// ML-DSA keys by the key on Bitcoin's curve: each has one.
-#[derive(Debug)]
-pub struct MldsaByLegacyKey;
-
-impl Index for MldsaByLegacyKey {
-    const NAME: &'static str = "by_legacy_key";
-    type Of = MldsaPublicKeys;
-    type Key = [u8; 33];
-    type Covered = ();
-    const UNIQUE: bool = true;
-
-    fn entries(_: &[u8; 32], key: &MldsaKey, emit: &mut dyn FnMut([u8; 33], ())) {
-        emit(key.legacy_key, ());
-    }
-}
-
-/// ML-DSA keys by tweaked key. Two keys on the curve that differ in their sign only have the same.
-#[derive(Debug)]
-pub struct MldsaByTweakedKey;
-
-impl Index for MldsaByTweakedKey {
-    const NAME: &'static str = "by_tweaked_key";
-    type Of = MldsaPublicKeys;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], key: &MldsaKey, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(key.tweaked_key, ());
-    }
-}
-
-/// ML-DSA keys by the height of the block in which they occurred first.
-#[derive(Debug)]
-pub struct MldsaByHeight;
-
-impl Index for MldsaByHeight {
-    const NAME: &'static str = "by_height";
-    type Of = MldsaPublicKeys;
-    type Key = u64;
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], key: &MldsaKey, emit: &mut dyn FnMut(u64, ())) {
-        emit(key.inserted, ());
-    }
+    /// ML-DSA keys by the height of the block in which they occurred first.
+    pub index MldsaByHeight = "by_height": u64, |_, key| key.inserted;
 }

@@ -1,27 +1,15 @@
 //! Transactions that are in no block.
 
 use super::{Call, Outpoint, TransactionKind};
-use crate::{Collection, Desc, Index, IndexList, Scope, record};
+use crate::{Desc, collection, record};
 
-/// Transactions of the mempool, by id.
-///
-/// Outside the chain: it is changed between blocks, and a reorg does not change what waits; rows come and go; spread by
-/// the key.
-#[derive(Debug)]
-pub struct Mempool;
+collection! {
+    /// Transactions of the mempool, by id.
+    ///
+    /// Outside the chain: it is changed between blocks, and a reorg does not change what waits; rows come and go; spread by
+    /// the key.
+    pub collection Mempool = "mempool": [u8; 32] => MempoolTransaction where scope: Global;
 
-record! {
-    /// In which form a transaction came.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum MempoolForm {
-        /// Complete, in consensus encoding.
-        1 = Signed,
-        /// As a partially signed transaction (BIP 174).
-        2 = Psbt,
-    }
-}
-
-record! {
     /// A transaction of the mempool.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct MempoolTransaction {
@@ -46,6 +34,37 @@ record! {
             pub outputs: Vec<MempoolOutput>,
         }
     }
+
+    /// Transactions that pay an address, the newest first.
+    pub index MempoolByAddress = "by_address": (String, Desc<u64>),
+        |_, transaction, emit| for address in transaction.outputs.iter().flat_map(|output| &output.addresses) {
+            emit((address.clone(), Desc(transaction.first_seen_ms)), ());
+        };
+
+    /// Transactions that spend an output. Those that spend outputs of one transaction are on one shard.
+    pub index MempoolByInput = "by_input": Outpoint,
+        |_, transaction, emit| for input in &transaction.inputs {
+            emit(*input, ());
+        };
+
+    /// All transactions, the newest first. Covers what is counted.
+    pub index MempoolByFirstSeen = "by_first_seen": Desc<u64> => MempoolWeight,
+        |_, transaction, emit| {
+            // A value has less than 4 GiB.
+            let bytes = u32::try_from(transaction.raw.len()).unwrap_or(u32::MAX);
+            emit(Desc(transaction.first_seen_ms), MempoolWeight { kind: transaction.kind, bytes });
+        };
+}
+
+record! {
+    /// In which form a transaction came.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum MempoolForm {
+        /// Complete, in consensus encoding.
+        1 = Signed,
+        /// As a partially signed transaction (BIP 174).
+        2 = Psbt,
+    }
 }
 
 record! {
@@ -63,55 +82,6 @@ record! {
     }
 }
 
-impl Collection for Mempool {
-    const NAME: &'static str = "mempool";
-    type Key = [u8; 32];
-    type Value = MempoolTransaction;
-    const SCOPE: Scope = Scope::Global;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<MempoolByAddress>().with::<MempoolByInput>().with::<MempoolByFirstSeen>()
-    }
-}
-
-/// Transactions that pay an address, the newest first.
-#[derive(Debug)]
-pub struct MempoolByAddress;
-
-impl Index for MempoolByAddress {
-    const NAME: &'static str = "by_address";
-    type Of = Mempool;
-    type Key = (String, Desc<u64>);
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], transaction: &MempoolTransaction, emit: &mut dyn FnMut(Self::Key, ())) {
-        for address in transaction.outputs.iter().flat_map(|output| &output.addresses) {
-            emit((address.clone(), Desc(transaction.first_seen_ms)), ());
-        }
-    }
-}
-
-/// Transactions that spend an output. Those that spend outputs of one transaction are on one shard.
-#[derive(Debug)]
-pub struct MempoolByInput;
-
-impl Index for MempoolByInput {
-    const NAME: &'static str = "by_input";
-    type Of = Mempool;
-    type Key = Outpoint;
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], transaction: &MempoolTransaction, emit: &mut dyn FnMut(Outpoint, ())) {
-        for input in &transaction.inputs {
-            emit(*input, ());
-        }
-    }
-}
-
-/// All transactions, the newest first. Covers what is counted.
-#[derive(Debug)]
-pub struct MempoolByFirstSeen;
-
 record! {
     /// What is counted of a transaction of the mempool.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,22 +92,5 @@ record! {
             /// Its bytes.
             pub bytes: u32 as Compact,
         }
-    }
-}
-
-impl Index for MempoolByFirstSeen {
-    const NAME: &'static str = "by_first_seen";
-    type Of = Mempool;
-    type Key = Desc<u64>;
-    type Covered = MempoolWeight;
-
-    fn entries(
-        _: &[u8; 32],
-        transaction: &MempoolTransaction,
-        emit: &mut dyn FnMut(Self::Key, MempoolWeight),
-    ) {
-        // A value has less than 4 GiB.
-        let bytes = u32::try_from(transaction.raw.len()).unwrap_or(u32::MAX);
-        emit(Desc(transaction.first_seen_ms), MempoolWeight { kind: transaction.kind, bytes });
     }
 }

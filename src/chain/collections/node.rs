@@ -1,15 +1,15 @@
 //! What a node keeps of itself and of its observations.
 
 use super::Outpoint;
-use crate::{Collection, Scope, record};
+use crate::collection;
 
-/// Outputs that anyone can spend, and why.
-///
-/// Outside the chain: an output's script does not change with it; overwritten; spread by the key.
-#[derive(Debug)]
-pub struct AnyoneCanSpend;
+collection! {
+    /// Outputs that anyone can spend, and why.
+    ///
+    /// Outside the chain: an output's script does not change with it; overwritten; spread by the key.
+    pub collection AnyoneCanSpend = "anyone_can_spend": Outpoint => AnyoneCanSpendOutput
+        where scope: Global;
 
-record! {
     /// Why anyone can spend an output.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct AnyoneCanSpendOutput {
@@ -20,20 +20,13 @@ record! {
     }
 }
 
-impl Collection for AnyoneCanSpend {
-    const NAME: &'static str = "anyone_can_spend";
-    type Key = Outpoint;
-    type Value = AnyoneCanSpendOutput;
-    const SCOPE: Scope = Scope::Global;
-}
+collection! {
+    /// How far a node is, by network.
+    ///
+    /// Outside the chain: it is a counter that is polled, and tells also of a block that is not committed.
+    pub collection BlockchainInformation = "blockchain_information": String => ChainProgress
+        where scope: Global;
 
-/// How far a node is, by network.
-///
-/// Outside the chain: it is a counter that is polled, and tells also of a block that is not committed.
-#[derive(Debug)]
-pub struct BlockchainInformation;
-
-record! {
     /// How far a node is.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ChainProgress {
@@ -44,21 +37,13 @@ record! {
     }
 }
 
-impl Collection for BlockchainInformation {
-    const NAME: &'static str = "blockchain_information";
-    type Key = String;
-    type Value = ChainProgress;
-    const SCOPE: Scope = Scope::Global;
-}
+collection! {
+    /// Reorgs that the node went through, by the first height that was replaced and the last.
+    ///
+    /// Follows reorgs: a reorg is written with the first block of the new branch, so a deeper one takes back those on the
+    /// branch that it leaves; overwritten; few, so spread by the key.
+    pub collection Reorgs = "reorgs": (u64, u64) => ReorgRecord;
 
-/// Reorgs that the node went through, by the first height that was replaced and the last.
-///
-/// Follows reorgs: a reorg is written with the first block of the new branch, so a deeper one takes back those on the
-/// branch that it leaves; overwritten; few, so spread by the key.
-#[derive(Debug)]
-pub struct Reorgs;
-
-record! {
     /// A reorg.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct ReorgRecord {
@@ -69,21 +54,9 @@ record! {
     }
 }
 
-impl Collection for Reorgs {
-    const NAME: &'static str = "reorgs";
-    type Key = (u64, u64);
-    type Value = ReorgRecord;
-}
-
-/// Whatever a wallet keeps, by name.
-///
-/// Outside the chain: labels and settings outlive reorgs.
-#[derive(Debug)]
-pub struct WalletMeta;
-
-impl Collection for WalletMeta {
-    const NAME: &'static str = "wallet_meta";
-    type Key = String;
-    type Value = Vec<u8>;
-    const SCOPE: Scope = Scope::Global;
+collection! {
+    /// Whatever a wallet keeps, by name.
+    ///
+    /// Outside the chain: labels and settings outlive reorgs.
+    pub collection WalletMeta = "wallet_meta": String => Vec<u8> where scope: Global;
 }

@@ -6,16 +6,15 @@
 //! leaves this collection empty and pays nothing for it.
 
 use super::{Outpoint, Utxo, script_hash};
-use crate::{Collection, Desc, Index, IndexList, record};
+use crate::{Desc, collection, record};
 
-/// Spent outputs by outpoint.
-///
-/// Follows reorgs; the window restores an output to the unspent ones; rows are purged; spread by the key, as
-/// [`Utxos`](super::Utxos) are.
-#[derive(Debug)]
-pub struct SpentUtxos;
+collection! {
+    /// Spent outputs by outpoint.
+    ///
+    /// Follows reorgs; the window restores an output to the unspent ones; rows are purged; spread by the key, as
+    /// [`Utxos`](super::Utxos) are.
+    pub collection SpentUtxos = "spent_utxos": Outpoint => SpentUtxo;
 
-record! {
     /// A spent output.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct SpentUtxo {
@@ -26,36 +25,19 @@ record! {
             pub utxo: Option<Utxo>,
         }
     }
+
+    /// Spent outputs by the height that spent them.
+    pub index SpentByHeight = "by_height": u64, |_, spent| spent.spent_at;
+
+    /// Spent outputs of a script, the last spent first.
+    ///
+    /// The key: the script's hash, and the height that spent it.
+    pub index SpentByScript = "by_script": ([u8; 32], Desc<u64>) => SpentOrigin,
+        |_, spent, emit| if let Some(utxo) = &spent.utxo {
+            let origin = SpentOrigin { value: utxo.value, height: utxo.height, coinbase: utxo.coinbase };
+            emit((script_hash(&utxo.script), Desc(spent.spent_at)), origin);
+        };
 }
-
-impl Collection for SpentUtxos {
-    const NAME: &'static str = "spent_utxos";
-    type Key = Outpoint;
-    type Value = SpentUtxo;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<SpentByHeight>().with::<SpentByScript>()
-    }
-}
-
-/// Spent outputs by the height that spent them.
-#[derive(Debug)]
-pub struct SpentByHeight;
-
-impl Index for SpentByHeight {
-    const NAME: &'static str = "by_height";
-    type Of = SpentUtxos;
-    type Key = u64;
-    type Covered = ();
-
-    fn entries(_: &Outpoint, spent: &SpentUtxo, emit: &mut dyn FnMut(u64, ())) {
-        emit(spent.spent_at, ());
-    }
-}
-
-/// Spent outputs of a script, the last spent first.
-#[derive(Debug)]
-pub struct SpentByScript;
 
 record! {
     /// What a spent output was, without its script.
@@ -68,21 +50,6 @@ record! {
             pub height: u64 as Compact,
             /// Whether a coinbase made it.
             pub coinbase: bool,
-        }
-    }
-}
-
-impl Index for SpentByScript {
-    const NAME: &'static str = "by_script";
-    type Of = SpentUtxos;
-    /// The script's hash, and the height that spent it.
-    type Key = ([u8; 32], Desc<u64>);
-    type Covered = SpentOrigin;
-
-    fn entries(_: &Outpoint, spent: &SpentUtxo, emit: &mut dyn FnMut(Self::Key, SpentOrigin)) {
-        if let Some(utxo) = &spent.utxo {
-            let origin = SpentOrigin { value: utxo.value, height: utxo.height, coinbase: utxo.coinbase };
-            emit((script_hash(&utxo.script), Desc(spent.spent_at)), origin);
         }
     }
 }

@@ -1,15 +1,14 @@
 //! Solutions of epochs that are in blocks.
 
 use super::Proposer;
-use crate::{Collection, Index, IndexList, record};
+use crate::collection;
 
-/// Submissions by the hash of their transaction.
-///
-/// Follows reorgs; the window restores what a later submission replaced; overwritten; spread by the key.
-#[derive(Debug)]
-pub struct EpochSubmissions;
+collection! {
+    /// Submissions by the hash of their transaction.
+    ///
+    /// Follows reorgs; the window restores what a later submission replaced; overwritten; spread by the key.
+    pub collection EpochSubmissions = "epoch_submissions": [u8; 32] => Submission;
 
-record! {
     /// A solution of an epoch that a transaction has submitted.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Submission {
@@ -28,94 +27,21 @@ record! {
             pub proposed: Proposer,
         }
     }
-}
 
-impl Collection for EpochSubmissions {
-    const NAME: &'static str = "epoch_submissions";
-    type Key = [u8; 32];
-    type Value = Submission;
+    /// Submissions by epoch, the proposer's ML-DSA key and salt: those of an epoch, and whether one is there already.
+    pub index SubmissionsByEpoch = "by_epoch": (u64, [u8; 32], [u8; 32]),
+        |_, submission| (submission.epoch, submission.proposed.mldsa_key, submission.proposed.salt);
 
-    fn indexes() -> IndexList<Self> {
-        IndexList::new()
-            .with::<SubmissionsByEpoch>()
-            .with::<SubmissionsByHash>()
-            .with::<SubmissionsByTxid>()
-            .with::<SubmissionsByProposer>()
-            .with::<SubmissionsByHeight>()
-    }
-}
+    /// Submissions by their own hash.
+    pub index SubmissionsByHash = "by_hash": [u8; 32], |_, submission| submission.hash;
 
-/// Submissions by epoch, the proposer's ML-DSA key and salt: those of an epoch, and whether one is there already.
-#[derive(Debug)]
-pub struct SubmissionsByEpoch;
+    /// Submissions by the id of their transaction.
+    pub index SubmissionsByTxid = "by_txid": [u8; 32], |_, submission| submission.txid;
 
-impl Index for SubmissionsByEpoch {
-    const NAME: &'static str = "by_epoch";
-    type Of = EpochSubmissions;
-    type Key = (u64, [u8; 32], [u8; 32]);
-    type Covered = ();
+    /// Submissions of a proposer's ML-DSA key, by epoch.
+    pub index SubmissionsByProposer = "by_proposer": ([u8; 32], u64),
+        |_, submission| (submission.proposed.mldsa_key, submission.epoch);
 
-    fn entries(_: &[u8; 32], submission: &Submission, emit: &mut dyn FnMut(Self::Key, ())) {
-        emit((submission.epoch, submission.proposed.mldsa_key, submission.proposed.salt), ());
-    }
-}
-
-/// Submissions by their own hash.
-#[derive(Debug)]
-pub struct SubmissionsByHash;
-
-impl Index for SubmissionsByHash {
-    const NAME: &'static str = "by_hash";
-    type Of = EpochSubmissions;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], submission: &Submission, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(submission.hash, ());
-    }
-}
-
-/// Submissions by the id of their transaction.
-#[derive(Debug)]
-pub struct SubmissionsByTxid;
-
-impl Index for SubmissionsByTxid {
-    const NAME: &'static str = "by_txid";
-    type Of = EpochSubmissions;
-    type Key = [u8; 32];
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], submission: &Submission, emit: &mut dyn FnMut([u8; 32], ())) {
-        emit(submission.txid, ());
-    }
-}
-
-/// Submissions of a proposer's ML-DSA key, by epoch.
-#[derive(Debug)]
-pub struct SubmissionsByProposer;
-
-impl Index for SubmissionsByProposer {
-    const NAME: &'static str = "by_proposer";
-    type Of = EpochSubmissions;
-    type Key = ([u8; 32], u64);
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], submission: &Submission, emit: &mut dyn FnMut(Self::Key, ())) {
-        emit((submission.proposed.mldsa_key, submission.epoch), ());
-    }
-}
-
-/// Submissions by the height of their block.
-#[derive(Debug)]
-pub struct SubmissionsByHeight;
-
-impl Index for SubmissionsByHeight {
-    const NAME: &'static str = "by_height";
-    type Of = EpochSubmissions;
-    type Key = u64;
-    type Covered = ();
-
-    fn entries(_: &[u8; 32], submission: &Submission, emit: &mut dyn FnMut(u64, ())) {
-        emit(submission.confirmed_at, ());
-    }
+    /// Submissions by the height of their block.
+    pub index SubmissionsByHeight = "by_height": u64, |_, submission| submission.confirmed_at;
 }

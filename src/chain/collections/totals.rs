@@ -1,6 +1,6 @@
 //! What scripts own, summed up as blocks come, for those who keep it.
 
-use crate::{Collection, record};
+use crate::{collection, record};
 
 record! {
     /// A number of unspent outputs, and what they are worth.
@@ -29,16 +29,12 @@ impl Balance {
     }
 }
 
-/// Balances by the hash of the script. A script that owns nothing has no row.
-///
-/// Follows reorgs; the window shows a balance after any of its blocks; overwritten; spread by the key.
-#[derive(Debug)]
-pub struct ScriptTotals;
+collection! {
+    /// Balances by the hash of the script. A script that owns nothing has no row.
+    ///
+    /// Follows reorgs; the window shows a balance after any of its blocks; overwritten; spread by the key.
+    pub collection ScriptTotals = "script_totals": [u8; 32] => ScriptTotal;
 
-/// The values from which on a node counts outputs: all, those worth spending, and those worth it at high fees.
-pub const TOTAL_VALUES_MIN: [u64; 3] = [0, 330, 1000];
-
-record! {
     /// What a script owns.
     #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
     pub struct ScriptTotal {
@@ -53,6 +49,9 @@ record! {
     }
 }
 
+/// The values from which on a node counts outputs: all, those worth spending, and those worth it at high fees.
+pub const TOTAL_VALUES_MIN: [u64; 3] = [0, 330, 1000];
+
 impl ScriptTotal {
     /// With the outputs of one value more or less.
     pub(super) fn change(&mut self, value: u64, change: fn(Balance, u64) -> Balance) {
@@ -63,10 +62,4 @@ impl ScriptTotal {
             }
         }
     }
-}
-
-impl Collection for ScriptTotals {
-    const NAME: &'static str = "script_totals";
-    type Key = [u8; 32];
-    type Value = ScriptTotal;
 }

@@ -9,16 +9,16 @@
 use bitcoin::Transaction;
 use bitcoin::consensus::encode;
 
-use crate::{Block, Collection, Layout, record};
+use crate::{Block, collection, record};
 
-/// Transactions by height and position in the block.
-///
-/// Follows reorgs; versions of the window are enough, since the height is a part of the key; written once, in the
-/// order of blocks; those of a block are on one shard, which reads them in order.
-#[derive(Debug)]
-pub struct Transactions;
+collection! {
+    /// Transactions by height and position in the block.
+    ///
+    /// Follows reorgs; versions of the window are enough, since the height is a part of the key; written once, in the
+    /// order of blocks; those of a block are on one shard, which reads them in order.
+    pub collection Transactions = "transactions": (u64, u32) => StoredTransaction
+        where layout: AppendOnly, partition: 1;
 
-record! {
     /// A transaction as the network serialises it, and what its execution came to.
     ///
     /// Inputs and outputs are in the bytes: [`StoredTransaction::parse`]. Kept apart as well they would double the
@@ -133,22 +133,14 @@ impl StoredTransaction {
     }
 }
 
-impl Collection for Transactions {
-    const NAME: &'static str = "transactions";
-    type Key = (u64, u32);
-    type Value = StoredTransaction;
-    const LAYOUT: Layout = Layout::AppendOnly;
-    const PARTITION: usize = 1;
-}
+collection! {
+    /// The places of transactions by txid, and by hash where that is another one: whichever a caller has, it is one read.
+    ///
+    /// Follows reorgs; versions of the window are enough; written once, so its large and random keys are merged seldom;
+    /// spread by the whole key.
+    pub collection TransactionIds = "transaction_ids": [u8; 32] => TransactionPlace
+        where layout: AppendOnly;
 
-/// The places of transactions by txid, and by hash where that is another one: whichever a caller has, it is one read.
-///
-/// Follows reorgs; versions of the window are enough; written once, so its large and random keys are merged seldom;
-/// spread by the whole key.
-#[derive(Debug)]
-pub struct TransactionIds;
-
-record! {
     /// Where a transaction is.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub struct TransactionPlace {
@@ -159,11 +151,4 @@ record! {
             pub position: u32 as Compact,
         }
     }
-}
-
-impl Collection for TransactionIds {
-    const NAME: &'static str = "transaction_ids";
-    type Key = [u8; 32];
-    type Value = TransactionPlace;
-    const LAYOUT: Layout = Layout::AppendOnly;
 }

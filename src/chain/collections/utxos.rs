@@ -6,7 +6,7 @@
 
 use bitcoin::hashes::{Hash, sha256};
 
-use crate::{Collection, Desc, Index, IndexList, record};
+use crate::{Desc, collection, record};
 
 /// A transaction's id and the number of one of its outputs.
 pub type Outpoint = ([u8; 32], u32);
@@ -28,14 +28,13 @@ pub fn script_hash(script: &[u8]) -> [u8; 32] {
     sha256::Hash::hash(script).to_byte_array()
 }
 
-/// Unspent outputs by outpoint.
-///
-/// Follows reorgs; the window restores what was spent; rows come and go; spread by the key, since a spend names nothing
-/// else.
-#[derive(Debug)]
-pub struct Utxos;
+collection! {
+    /// Unspent outputs by outpoint.
+    ///
+    /// Follows reorgs; the window restores what was spent; rows come and go; spread by the key, since a spend names nothing
+    /// else.
+    pub collection Utxos = "utxos": Outpoint => Utxo;
 
-record! {
     /// An unspent output.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct Utxo {
@@ -50,21 +49,16 @@ record! {
             pub script: Vec<u8>,
         }
     }
+
+    /// Unspent outputs of a script, the most valuable first. Answers what an address owns without reading the outputs.
+    ///
+    /// The key: the script's hash, and the value in satoshis.
+    pub index UtxosByScript = "by_script": ([u8; 32], Desc<u64>) => CoinOrigin,
+        |_, utxo, emit| {
+            let origin = CoinOrigin { height: utxo.height, coinbase: utxo.coinbase };
+            emit((script_hash(&utxo.script), Desc(utxo.value)), origin);
+        };
 }
-
-impl Collection for Utxos {
-    const NAME: &'static str = "utxos";
-    type Key = Outpoint;
-    type Value = Utxo;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<UtxosByScript>()
-    }
-}
-
-/// Unspent outputs of a script, the most valuable first. Answers what an address owns without reading the outputs.
-#[derive(Debug)]
-pub struct UtxosByScript;
 
 record! {
     /// Where an output comes from.
@@ -76,19 +70,6 @@ record! {
             /// Whether a coinbase made it.
             pub coinbase: bool,
         }
-    }
-}
-
-impl Index for UtxosByScript {
-    const NAME: &'static str = "by_script";
-    type Of = Utxos;
-    /// The script's hash, and the value in satoshis.
-    type Key = ([u8; 32], Desc<u64>);
-    type Covered = CoinOrigin;
-
-    fn entries(_: &Outpoint, utxo: &Utxo, emit: &mut dyn FnMut(Self::Key, CoinOrigin)) {
-        let origin = CoinOrigin { height: utxo.height, coinbase: utxo.coinbase };
-        emit((script_hash(&utxo.script), Desc(utxo.value)), origin);
     }
 }
 

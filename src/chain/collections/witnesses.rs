@@ -2,16 +2,15 @@
 
 use bitcoin::hashes::{Hash, sha256};
 
-use crate::{Collection, Index, IndexList, record};
+use crate::collection;
 
-/// Witnesses of blocks, by height and [id](BlockWitness::id).
-///
-/// Follows reorgs; the window restores proofs as they were; proofs are added later; those of a block are on one shard,
-/// which pages through them.
-#[derive(Debug)]
-pub struct BlockWitnesses;
+collection! {
+    /// Witnesses of blocks, by height and [id](BlockWitness::id).
+    ///
+    /// Follows reorgs; the window restores proofs as they were; proofs are added later; those of a block are on one shard,
+    /// which pages through them.
+    pub collection BlockWitnesses = "block_witnesses": (u64, [u8; 32]) => BlockWitness where partition: 1;
 
-record! {
     /// An attestation of a block.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct BlockWitness {
@@ -28,6 +27,12 @@ record! {
             pub proofs: Vec<[u8; 32]>,
         }
     }
+
+    /// Witnesses by the hash of their public key and the height.
+    pub index WitnessesByKey = "by_key": ([u8; 32], u64),
+        |key, witness, emit| if let Some(public_key) = &witness.public_key {
+            emit((witness_key_hash(public_key), key.0), ());
+        };
 }
 
 impl BlockWitness {
@@ -42,32 +47,4 @@ impl BlockWitness {
 #[must_use]
 pub fn witness_key_hash(public_key: &[u8]) -> [u8; 32] {
     sha256::Hash::hash(public_key).to_byte_array()
-}
-
-impl Collection for BlockWitnesses {
-    const NAME: &'static str = "block_witnesses";
-    type Key = (u64, [u8; 32]);
-    type Value = BlockWitness;
-    const PARTITION: usize = 1;
-
-    fn indexes() -> IndexList<Self> {
-        IndexList::new().with::<WitnessesByKey>()
-    }
-}
-
-/// Witnesses by the hash of their public key and the height.
-#[derive(Debug)]
-pub struct WitnessesByKey;
-
-impl Index for WitnessesByKey {
-    const NAME: &'static str = "by_key";
-    type Of = BlockWitnesses;
-    type Key = ([u8; 32], u64);
-    type Covered = ();
-
-    fn entries(key: &(u64, [u8; 32]), witness: &BlockWitness, emit: &mut dyn FnMut(Self::Key, ())) {
-        if let Some(public_key) = &witness.public_key {
-            emit((witness_key_hash(public_key), key.0), ());
-        }
-    }
 }

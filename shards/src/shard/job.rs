@@ -11,6 +11,7 @@ use std::rc::Rc;
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, Env};
 
+use crate::catalog::Layout;
 use crate::error::{Error, Result};
 use crate::ids::CollectionId;
 use crate::manifest::Edit;
@@ -31,8 +32,8 @@ use super::state::Retention;
 const READ_AHEAD_BYTES: usize = 256 << 10;
 /// How many times the bytes of a full file a step reads at most, if it writes less.
 const READ_RATIO_MAX: u64 = 4;
-/// In how many files a new run is written, if they are not too large or too small: what a merge has gone past is freed file by
-/// file, so a run in one file would take its space until the end of the merge that takes it over.
+/// In how many files a new run above a bottom is written, if they are not too large or too small: what a merge has gone past is
+/// freed file by file, so a run in one file would take its space until the end of the descent that takes it over.
 const RUN_FILES: u64 = 4;
 
 /// Where the output of a merge belongs.
@@ -127,7 +128,7 @@ impl<E: Env> Shard<E> {
             matches!(job.target, Target::Bottom | Target::InPlace(Place { level: Level::BOTTOM, .. }));
         let filter_bits = if is_bottom { FilterBits::Eight } else { FilterBits::Sixteen };
         let begin = async || self.begin_segment(spec.id, filter_bits, unfinished).await;
-        let file_bytes = file_bytes_max(job.target, &inputs, self.config.segment_bytes_max);
+        let file_bytes = file_bytes_max(job.target, spec.layout, &inputs, self.config.segment_bytes_max);
         let written = self.write_step(begin, file_bytes, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
@@ -299,13 +300,18 @@ fn holds_oldest<E: Env>(runs: &Runs<E>, inputs: &[Rc<Segment<E>>]) -> bool {
 }
 
 /// The length at which an output file ends.
-fn file_bytes_max<E: Env>(target: Target, inputs: &[Rc<Segment<E>>], segment_bytes_max: u64) -> u64 {
+fn file_bytes_max<E: Env>(
+    target: Target,
+    layout: Layout,
+    inputs: &[Rc<Segment<E>>],
+    segment_bytes_max: u64,
+) -> u64 {
     match target {
-        Target::Bottom | Target::InPlace(_) => segment_bytes_max,
-        Target::NewRun(_) => {
+        Target::NewRun(_) if layout == Layout::Mutable => {
             let bytes: u64 = inputs.iter().map(|input| input.meta().file_bytes).sum();
             (bytes / RUN_FILES).clamp(segment_bytes_max / RUN_FILES, segment_bytes_max)
         }
+        Target::NewRun(_) | Target::Bottom | Target::InPlace(_) => segment_bytes_max,
     }
 }
 

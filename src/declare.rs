@@ -63,6 +63,7 @@
 /// | `history: Window` or `All` | `Window` | [`Collection::HISTORY`](crate::Collection::HISTORY) |
 /// | `layout: Mutable` or `AppendOnly` | `Mutable` | [`Collection::LAYOUT`](crate::Collection::LAYOUT) |
 /// | `value_bytes_max: n` | 32 MiB | [`Collection::VALUE_BYTES_MAX`](crate::Collection::VALUE_BYTES_MAX) |
+/// | `purge: (Purge::beyond(n, test))` | none is purged | [`Collection::purge`](crate::Collection::purge) |
 /// | `partition: n` | 0, the whole key | [`Collection::PARTITION`](crate::Collection::PARTITION) |
 ///
 /// # Records
@@ -221,6 +222,11 @@ macro_rules! collection {
     (@policy layout $layout:ident) => { const LAYOUT: $crate::Layout = $crate::Layout::$layout; };
     (@policy partition $components:literal) => { const PARTITION: usize = $components; };
     (@policy value_bytes_max $bytes:tt) => { const VALUE_BYTES_MAX: usize = $bytes; };
+    (@policy purge $purge:tt) => {
+        fn purge() -> ::core::option::Option<$crate::Purge<Self>> {
+            ::core::option::Option::Some($purge)
+        }
+    };
     (@policy $policy:ident $setting:tt) => {
         ::core::compile_error!(::core::concat!(
             "no policy `", ::core::stringify!($policy), ": ", ::core::stringify!($setting), "`"
@@ -245,7 +251,7 @@ macro_rules! collection {
 mod tests {
     use crate::collection::CollectionDef;
     use crate::value::{Record, ValueError};
-    use crate::{Collection, Desc, History, Index, Layout, Scope};
+    use crate::{Collection, Desc, History, Index, Layout, Purge, Scope};
 
     collection! {
         /// Nothing but a name, a key and a type that is there.
@@ -254,7 +260,8 @@ mod tests {
 
     collection! {
         pub(super) collection Full = "full": (u8, Desc<u64>, String) => Entry
-        where scope: Global, history: All, layout: AppendOnly, partition: 2, value_bytes_max: (64 << 10);
+        where scope: Global, history: All, layout: AppendOnly, partition: 2, value_bytes_max: (64 << 10),
+            purge: (Purge::beyond(100, |_, entry: &Entry, _| entry.kind == Kind::Hidden));
 
         #[derive(Debug, Clone, PartialEq)]
         pub(super) struct Entry {
@@ -294,6 +301,7 @@ mod tests {
         assert_eq!((full.name, full.scope, full.history), ("full", Scope::Global, History::All));
         assert_eq!((full.layout, full.partition), (Layout::AppendOnly, 2));
         assert_eq!((bare.value_bytes_max, full.value_bytes_max), (32 << 20, 64 << 10));
+        assert!(Bare::purge().is_none() && Full::purge().is_some());
         let indexes: Vec<_> =
             full.indexes.iter().map(|index| (index.name.as_str(), index.unique, index.partition)).collect();
         assert_eq!(indexes, [("full.by_name", true, 1), ("full.by_word", false, 2)]);

@@ -53,10 +53,11 @@ pub(super) fn seeds() -> Vec<Vec<u8>> {
         [&RegtestChain::magic(), &bytes.to_le_bytes(), &raw[..]].concat()
     };
     let whole = [record(0), record(1)].concat();
+    let torn: Vec<u8> = record(1).into_iter().take(100).collect();
     vec![
         [&[0], &whole[..]].concat(),
         [&[WITH_KEY | UNKNOWN_MAGIC | UNKNOWN_HEIGHT], &whole[..]].concat(),
         [&[UNKNOWN_HEIGHT], &record(2)[..], b"garbage", &record(1), &[0; 20]].concat(),
-        [&[0], &record(1)[..100]].concat(),
+        [&[0], &torn[..]].concat(),
     ]
 }

@@ -82,7 +82,7 @@ struct Model {
 
 #[derive(Debug, Clone)]
 enum Op {
-    Block(Block, BlockHash, Rows),
+    Block(Box<Block>, BlockHash, Rows),
     Notes(Batch, Rows),
     Reorg(u64),
 }
@@ -130,7 +130,7 @@ impl Model {
             block.put::<Outputs<false>>(&key, &output);
             rows.insert(key, output);
         }
-        Op::Block(block, hash, rows)
+        Op::Block(Box::new(block), hash, rows)
     }
 
     fn notes(&self, rng: &mut Rng) -> Op {
@@ -225,7 +225,7 @@ impl Life {
         model.apply(&op);
         *self.pending.borrow_mut() = Some(model.clone());
         match op {
-            Op::Block(block, ..) => drop(engine.submit(block).await?.acknowledged().await?.seq.to_string()),
+            Op::Block(block, ..) => drop(engine.submit(*block).await?.acknowledged().await?.seq.to_string()),
             Op::Notes(batch, _) => drop(engine.commit_global(batch).await?.seq.to_string()),
             Op::Reorg(height) => drop(engine.reorg_to(Height(height)).await?.seq.to_string()),
         }
@@ -295,7 +295,7 @@ impl Life {
             let op = model.block_of(rng, Rows::new());
             model.apply(&op);
             let Op::Block(block, ..) = op else { continue };
-            engine.commit(block).await?;
+            engine.commit(*block).await?;
             *self.model.borrow_mut() = model;
         }
         for round in 0.. {

@@ -31,11 +31,14 @@ fn proposer() -> Proposer {
     }
 }
 
-fn samples() -> Vec<(&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>)> {
+/// The name of a record's type, its bytes, and a way from bytes to the record and back.
+type Sample = (&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>);
+
+fn samples() -> Vec<Sample> {
     fn again<T: Record>(bytes: &[u8]) -> Option<Vec<u8>> {
         T::decode_exact(bytes).ok().map(|value| value.to_bytes())
     }
-    fn sample<T: Record>(value: &T) -> (&'static str, Vec<u8>, fn(&[u8]) -> Option<Vec<u8>>) {
+    fn sample<T: Record>(value: &T) -> Sample {
         (std::any::type_name::<T>(), value.to_bytes(), again::<T>)
     }
     let opnet = OpnetBlock {

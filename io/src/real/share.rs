@@ -14,7 +14,7 @@ const SLICE_ALONE: Duration = Duration::from_micros(500);
 const SLICE_CONTENDED: Duration = Duration::from_micros(100);
 /// Requests are over when none has been worked on for this long.
 const LULL: Duration = Duration::from_micros(400);
-const PERCENT_DEFAULT: u32 = 25;
+const PERCENT_DEFAULT: u32 = 20;
 /// The longest pause for one operation: a device that stalls once does not stop the background.
 const IO_PAUSE_MAX: Duration = Duration::from_millis(50);
 

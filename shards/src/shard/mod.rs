@@ -198,7 +198,7 @@ impl<E: Env> Shard<E> {
 
     /// Gives the background more of the core the further it is behind.
     fn balance(&self) {
-        const AT_EASE: u32 = 25;
+        const AT_EASE: u32 = 20;
         const FLUSHING: u32 = 60;
         const HOLDING_UP_COMMITS: u32 = 100;
         let frozen = self.state.borrow().frozen.len();

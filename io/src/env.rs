@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::buf::IoBuf;
+use crate::cold::ColdStore;
 use crate::error::Result;
 use crate::reply::{Disconnected, Reply};
 
@@ -41,11 +42,14 @@ pub enum FileKind {
     Segment,
     /// Space that is kept for what must not fail: `.reserve`.
     Reserve,
+    /// Immutable sorted file in the cold target: `.cold`.
+    Cold,
 }
 
 impl FileKind {
     /// All kinds, in the order of their extensions' first use.
-    pub const ALL: [Self; 5] = [Self::Superblock, Self::Wal, Self::Manifest, Self::Segment, Self::Reserve];
+    pub const ALL: [Self; 6] =
+        [Self::Superblock, Self::Wal, Self::Manifest, Self::Segment, Self::Reserve, Self::Cold];
 
     /// The extension of such a file's name.
     #[must_use]
@@ -56,6 +60,7 @@ impl FileKind {
             Self::Manifest => "manifest",
             Self::Segment => "segment",
             Self::Reserve => "reserve",
+            Self::Cold => "cold",
         }
     }
 }
@@ -172,6 +177,9 @@ pub trait Env: Clone + 'static {
     /// The files of this world.
     type File: File;
 
+    /// The cold target of this world.
+    type Cold: ColdStore;
+
     /// Starts a task on this host. A panic inside it ends the host and is reported to the [`PanicHook`].
     fn spawn(&self, class: TaskClass, name: &'static str, future: impl Future<Output = ()> + 'static);
 
@@ -230,6 +238,9 @@ pub trait Env: Clone + 'static {
 
     /// How full the filesystem of the store is.
     fn space(&self) -> impl Future<Output = Result<Space>>;
+
+    /// Where data that is seldom read is kept; `None` if the store has no cold target.
+    fn cold(&self) -> Option<Self::Cold>;
 }
 
 /// How full a filesystem is.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::cold::ColdFault;
 use crate::env::FileName;
 
 /// The result of an operation on the world.
@@ -36,6 +37,8 @@ pub enum FileOp {
     CreateDir,
     /// Taking the store's lock.
     Lock,
+    /// Giving a finished object of the cold target its name.
+    Finish,
 }
 
 impl fmt::Display for FileOp {
@@ -53,6 +56,7 @@ impl fmt::Display for FileOp {
             Self::SyncDir => "sync the directory of",
             Self::CreateDir => "create the directory of",
             Self::Lock => "lock",
+            Self::Finish => "finish",
         })
     }
 }
@@ -136,6 +140,20 @@ pub enum Error {
         /// The name, relative to the store.
         file: String,
     },
+    /// The cold target did not do what it was asked. Data in the store's own directory is not affected.
+    #[error("could not {op} {file} in the cold target {target}: {fault} ({what}). Remedy: {}", .fault.remedy())]
+    Cold {
+        /// The target, without secrets.
+        target: String,
+        /// What was being done.
+        op: FileOp,
+        /// The object or directory, relative to the target.
+        file: String,
+        /// In which way it failed.
+        fault: ColdFault,
+        /// What the target said.
+        what: String,
+    },
     /// The world has been shut down, or a simulated machine has lost power.
     #[error("the machine has stopped")]
     Stopped,
@@ -152,6 +170,12 @@ impl Error {
             libc::EEXIST => Self::AlreadyExists { file },
             _ => Self::Os { op, file, offset, errno },
         }
+    }
+
+    /// Whether the cold target failed, and nothing of the store's own directory did.
+    #[must_use]
+    pub const fn is_cold(&self) -> bool {
+        matches!(self, Self::Cold { .. })
     }
 }
 

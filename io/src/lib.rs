@@ -10,6 +10,7 @@
 //! - no buffer that the kernel may still write to is freed or moved.
 
 mod buf;
+mod cold;
 mod env;
 mod error;
 pub mod hardware;
@@ -24,6 +25,7 @@ mod task;
 pub mod yardstick;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
+pub use cold::{ColdFault, ColdStore, ColdUpload, RealCold, RealUpload};
 pub use env::{
     Dir, Env, File, FileKind, FileName, OpenMode, PanicHook, PanicReport, Place, Running, Space, TaskClass,
     World, WriteSync,

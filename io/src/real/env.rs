@@ -18,6 +18,7 @@ use super::sys;
 use super::target::Target;
 use super::timers::Timers;
 use crate::buf::IoBuf;
+use crate::cold::RealCold;
 use crate::env::{Dir, Env, FileName, OpenMode, Space, TaskClass};
 use crate::error::{FileOp, Result};
 use crate::sync_mode::SyncMode;
@@ -84,6 +85,7 @@ impl RealEnv {
 
 impl Env for RealEnv {
     type File = RealFile;
+    type Cold = RealCold;
 
     fn spawn(&self, class: TaskClass, name: &'static str, future: impl Future<Output = ()> + 'static) {
         self.host.tasks.spawn(class, name, future);
@@ -179,5 +181,9 @@ impl Env for RealEnv {
 
     async fn space(&self) -> Result<Space> {
         self.host.root.space()
+    }
+
+    fn cold(&self) -> Option<RealCold> {
+        None
     }
 }

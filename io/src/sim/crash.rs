@@ -87,6 +87,8 @@ impl SimDisk {
         if names_move {
             image.choose_in_flight_entries(&base, &mut rng);
         }
+        image.objects = base.objects.clone();
+        image.objects.crash(base.in_flight.values(), &mut rng);
         image
     }
 
@@ -96,11 +98,14 @@ impl SimDisk {
     pub fn kill(&self, seed: u64) -> Self {
         let mut rng = Rng::new(seed ^ 0x0000_D1ED_900D);
         let mut image = self.clone();
-        for (_, operation) in std::mem::take(&mut image.in_flight) {
+        let (cold, files): (Vec<InFlight>, Vec<InFlight>) =
+            std::mem::take(&mut image.in_flight).into_values().partition(InFlight::is_cold);
+        for operation in files {
             if rng.coin() {
                 image.finish(&operation);
             }
         }
+        image.objects.crash(cold.iter(), &mut rng);
         image.drop_handles();
         image
     }
@@ -113,6 +118,7 @@ impl SimDisk {
             InFlight::Create { name } => drop(self.create(*name)),
             InFlight::Remove { name } => drop(self.remove(*name)),
             InFlight::CreateDir { dir } => self.create_dir(*dir),
+            InFlight::ColdFinish { .. } | InFlight::ColdRemove { .. } => {}
         }
     }
 
@@ -172,7 +178,7 @@ impl SimDisk {
 
     fn choose_in_flight_entries(&mut self, base: &Self, rng: &mut Rng) {
         for operation in base.in_flight.values() {
-            if matches!(operation, InFlight::Write { .. }) || rng.coin() {
+            if matches!(operation, InFlight::Write { .. }) || operation.is_cold() || rng.coin() {
                 continue;
             }
             match operation {
@@ -185,7 +191,10 @@ impl SimDisk {
                     self.take(*name);
                 }
                 InFlight::CreateDir { dir } => self.create_dir(*dir),
-                InFlight::Create { .. } | InFlight::Write { .. } => {}
+                InFlight::Create { .. }
+                | InFlight::Write { .. }
+                | InFlight::ColdFinish { .. }
+                | InFlight::ColdRemove { .. } => {}
             }
         }
     }

@@ -13,6 +13,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::inode::Inode;
+use super::objects::{Objects, UploadId};
 use super::options::Personality;
 use super::pages::{PAGE_BYTES, WriteData};
 use crate::env::{Dir, FileName};
@@ -68,6 +69,15 @@ pub(super) enum InFlight {
     Create { name: FileName },
     Remove { name: FileName },
     CreateDir { dir: Dir },
+    ColdFinish { upload: UploadId },
+    ColdRemove { name: FileName },
+}
+
+impl InFlight {
+    /// Whether it is on its way to the cold target.
+    pub(super) fn is_cold(&self) -> bool {
+        matches!(self, Self::ColdFinish { .. } | Self::ColdRemove { .. })
+    }
 }
 
 /// A name is taken or missing.
@@ -84,6 +94,8 @@ pub struct SimDisk {
     pub(super) dirs: BTreeMap<Dir, Arc<DirState>>,
     /// By the number of the operation.
     pub(super) in_flight: BTreeMap<u64, InFlight>,
+    /// The cold target, which is on no disk of this machine and yet outlives it with this one.
+    pub(super) objects: Objects,
     /// Counts completed changes.
     order: u64,
     next_inode: InodeId,
@@ -103,6 +115,7 @@ impl SimDisk {
             inodes: BTreeMap::new(),
             dirs: BTreeMap::from([(Dir::Root, Arc::default())]),
             in_flight: BTreeMap::new(),
+            objects: Objects::default(),
             order: 0,
             next_inode: 0,
         }

@@ -2,6 +2,7 @@
 
 use super::rng::Rng;
 use super::trace::IoEvent;
+use crate::cold::ColdFault;
 use crate::env::FileKind;
 use crate::error::FileOp;
 
@@ -19,13 +20,16 @@ pub enum Fault {
     LostWrite,
     /// A write reports success and lands elsewhere in the file.
     MisdirectedWrite,
+    /// An operation on the cold target fails in this way.
+    Cold(ColdFault),
 }
 
 /// Which operations fail. Probabilities are in parts per 10,000; all are zero by default.
 #[derive(Debug, Clone, Default)]
 pub struct Faults {
     /// Faults at exact I/O indices: those of the operations' submissions. An index at which nothing is submitted has no
-    /// effect, nor has a fault that does not fit the operation.
+    /// effect, nor has a fault that does not fit the operation. Of the rest nothing hits the cold target, which has
+    /// faults of its own ([`super::ColdFaults`]).
     pub at: Vec<(u64, Fault)>,
     /// EIO on a read.
     pub read_error: u16,
@@ -54,10 +58,15 @@ pub struct Faults {
 }
 
 impl Faults {
-    /// The fault of an operation submitted at `index`.
+    /// The fault that was asked for at an index.
+    pub(super) fn at(&self, index: u64) -> Option<Fault> {
+        self.at.iter().find(|(at, _)| *at == index).map(|(_, fault)| *fault)
+    }
+
+    /// The fault of an operation on the store's own directory, submitted at `index`.
     pub(super) fn draw(&self, index: u64, event: &IoEvent, rng: &mut Rng) -> Option<Fault> {
-        if let Some((_, fault)) = self.at.iter().find(|(at, _)| *at == index) {
-            return Some(*fault);
+        if let Some(fault) = self.at(index) {
+            return Some(fault);
         }
         if !self.kinds.is_empty() && !event.file.is_some_and(|file| self.kinds.contains(&file.kind)) {
             return None;

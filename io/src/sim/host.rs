@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use super::cold::SimCold;
 use super::disk::{InFlight, InodeId, NameError};
 use super::io::{FILE_BYTES_MAX, errno_of};
 use super::pages::{PAGE_BYTES, WriteData, split};
@@ -116,6 +117,7 @@ fn event(op: FileOp, dir: Dir, file: Option<FileName>) -> IoEvent {
         len: 0,
         durable: false,
         grows: false,
+        cold: false,
         errno: 0,
     }
 }
@@ -270,6 +272,7 @@ impl SimEnv {
 
 impl Env for SimEnv {
     type File = SimFile;
+    type Cold = SimCold;
 
     fn spawn(&self, class: TaskClass, name: &'static str, future: impl Future<Output = ()> + 'static) {
         if !self.host.ended.get() {
@@ -317,6 +320,10 @@ impl Env for SimEnv {
 
     fn read_depth(&self) -> usize {
         self.world.options.read_depth
+    }
+
+    fn cold(&self) -> Option<SimCold> {
+        self.world.options.cold.then(|| SimCold::new(&self.world, &self.host))
     }
 
     async fn open(&self, name: FileName, mode: OpenMode) -> Result<SimFile> {

@@ -15,6 +15,7 @@ use super::pages::{PAGE_BYTES, WriteData, copy_sectors};
 use super::rng::Rng;
 use super::trace::{IoEvent, IoPhase};
 use super::world::Inner;
+use crate::cold::ColdFault;
 use crate::env::FileName;
 use crate::error::{Error, FileOp, Result};
 use crate::num::{to_u64, to_usize};
@@ -52,6 +53,7 @@ pub(super) struct Completion<'a> {
     pub(super) fault: Option<Fault>,
     pub(super) rng: &'a mut Rng,
     pub(super) personality: Personality,
+    pub(super) cold_capacity: Option<u64>,
     cover: DurableCover,
     capacity: Option<u64>,
     op: FileOp,
@@ -99,7 +101,8 @@ impl Inner {
         if let Some(begin) = begin {
             self.disk.borrow_mut().in_flight.insert(id, begin);
         }
-        let due = self.now().saturating_add(self.draw_latency(fault));
+        let delay = if event.cold { self.cold_faults.borrow().delay } else { Duration::ZERO };
+        let due = self.now().saturating_add(self.draw_latency(fault)).saturating_add(delay);
         host.in_flight.set(host.in_flight.get() + 1);
         let op = Op { id, event, fault, host: Rc::clone(host) };
         if self.ends_at_once(&event) {
@@ -117,7 +120,9 @@ impl Inner {
     fn ends_at_once(&self, event: &IoEvent) -> bool {
         let is_system_call =
             matches!(event.op, FileOp::Open | FileOp::Remove | FileOp::List | FileOp::Length);
-        is_system_call && self.latency_rng.borrow_mut().below(10_000) < u64::from(self.options.at_once)
+        is_system_call
+            && !event.cold
+            && self.latency_rng.borrow_mut().below(10_000) < u64::from(self.options.at_once)
     }
 
     fn end(&self, op: &Op, finish: Finish) {
@@ -129,6 +134,14 @@ impl Inner {
 
     fn draw_fault(&self, event: &IoEvent) -> Option<Fault> {
         let faults = self.faults.borrow();
+        if event.cold {
+            let nth = self.cold_count.get();
+            self.cold_count.set(nth + 1);
+            let mut rng = self.cold_rng.borrow_mut();
+            return faults
+                .at(self.io_count())
+                .or_else(|| self.cold_faults.borrow().draw(nth, event.op, &mut rng));
+        }
         let changes = event.durable || event.grows || event.op == FileOp::Remove;
         if changes && self.read_only.get() {
             return Some(Fault::Errno(libc::EROFS));
@@ -159,6 +172,7 @@ impl Inner {
             fault: op.fault,
             rng: &mut self.fault_rng.borrow_mut(),
             personality: self.options.personality,
+            cold_capacity: self.cold_faults.borrow().capacity_bytes,
             cover: self.options.durable_cover,
             capacity: self.capacity.get(),
             op: op.event.op,
@@ -200,6 +214,15 @@ impl Completion<'_> {
         }
     }
 
+    /// The injected fault of an operation on the cold target.
+    pub(super) fn cold_fault(&self) -> Option<ColdFault> {
+        match self.fault {
+            Some(Fault::Cold(fault)) => Some(fault),
+            Some(Fault::Errno(errno)) => Some(ColdFault::from_errno(errno)),
+            _ => None,
+        }
+    }
+
     /// Reads a file into a buffer.
     pub(super) fn read(&mut self, inode: InodeId, name: FileName, offset: u64, out: &mut [u8]) -> Result<()> {
         let bytes = to_u64(out.len());
@@ -213,13 +236,18 @@ impl Completion<'_> {
         }
         state.current.read(offset, out);
         self.mix_in_flight(inode, offset, out);
+        self.flip_bit(out);
+        Ok(())
+    }
+
+    /// Inverts one bit of an answer, if that is the fault.
+    pub(super) fn flip_bit(&mut self, out: &mut [u8]) {
         if self.fault == Some(Fault::BitFlip) {
             let at = self.rng.index(out.len());
             if let Some(byte) = out.get_mut(at) {
                 *byte ^= 1 << self.rng.below(8);
             }
         }
-        Ok(())
     }
 
     /// A read that races a write sees any of its sectors.
@@ -268,7 +296,7 @@ impl Completion<'_> {
                 Some(elsewhere) => place = elsewhere,
                 None => return Ok(()),
             },
-            Some(Fault::Slow | Fault::BitFlip) | None => {}
+            Some(Fault::Slow | Fault::BitFlip | Fault::Cold(_)) | None => {}
         }
         if !self.has_room(inode, place, data.pages()) {
             let failure = failed(libc::ENOSPC);
@@ -349,6 +377,7 @@ pub(super) fn errno_of<T>(result: &Result<T>) -> i32 {
         Err(Error::AlreadyExists { .. }) => libc::EEXIST,
         Err(Error::OutOfSpace { .. }) => libc::ENOSPC,
         Err(Error::ShortFile { .. }) => libc::ENODATA,
+        Err(Error::Cold { fault, .. }) => fault.errno(),
         Err(_) => libc::EINVAL,
     }
 }

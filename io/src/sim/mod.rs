@@ -12,6 +12,7 @@
 //! - no thread, wall clock, path, or iteration in the order of a random hash;
 //! - no borrow of the world's state while a task is polled, woken or dropped.
 
+mod cold;
 mod crash;
 mod disk;
 mod edit;
@@ -19,12 +20,15 @@ mod faults;
 mod host;
 mod inode;
 mod io;
+mod objects;
 mod options;
 mod pages;
 mod rng;
 mod trace;
 mod world;
 
+#[cfg(test)]
+mod cold_tests;
 #[cfg(test)]
 mod disk_tests;
 #[cfg(test)]
@@ -34,6 +38,7 @@ mod mailbox_tests;
 #[cfg(test)]
 mod world_tests;
 
+pub use cold::{ColdFaults, SimCold, SimUpload};
 pub use disk::SimDisk;
 pub use faults::{Fault, Faults};
 pub use host::{SimEnv, SimFile};

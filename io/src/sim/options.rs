@@ -49,6 +49,8 @@ pub struct SimOptions {
     pub crash_at: Option<u64>,
     /// The bytes that files may grow by; `None` for no limit. A name can be created only while there is a page left.
     pub free_bytes: Option<u64>,
+    /// Whether there is a cold target. Its objects live on the disk, whether there is one or not.
+    pub cold: bool,
     /// The answer to [`crate::Env::read_depth`].
     pub read_depth: usize,
     /// Whether to keep a line of text per step and I/O event, for the replay of one seed.
@@ -69,6 +71,7 @@ impl Default for SimOptions {
             step_max: 2_000_000,
             crash_at: None,
             free_bytes: None,
+            cold: false,
             read_depth: 32,
             trace: false,
         }

@@ -36,6 +36,8 @@ pub struct IoEvent {
     pub durable: bool,
     /// Whether the operation may need space.
     pub grows: bool,
+    /// Whether it is done to the cold target.
+    pub cold: bool,
     /// The error number at its end; 0 for success.
     pub errno: i32,
 }
@@ -52,6 +54,9 @@ impl fmt::Display for IoEvent {
             None => write!(f, "{}", self.dir)?,
         }
         write!(f, " {}+{}", self.offset, self.len)?;
+        if self.cold {
+            f.write_str(" cold")?;
+        }
         if self.durable {
             f.write_str(" durable")?;
         }
@@ -97,7 +102,9 @@ impl Trace {
             Dir::Shard(shard) => 1 + u64::from(shard),
         };
         let (kind, number) = event.file.map_or((0, 0), |file| (1 + file.kind as u64, file.number));
-        let flags = u64::from(event.durable) << 1 | u64::from(event.phase == IoPhase::Completed);
+        let flags = u64::from(event.cold) << 2
+            | u64::from(event.durable) << 1
+            | u64::from(event.phase == IoPhase::Completed);
         let errno = u64::from(event.errno.unsigned_abs());
         for part in [index, event.op as u64, dir, kind, number, event.offset, event.len, flags, errno] {
             self.mix(part);

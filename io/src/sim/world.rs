@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
+use super::cold::ColdFaults;
 use super::disk::SimDisk;
 use super::faults::Faults;
 use super::host::{Host, SimEnv};
@@ -67,6 +68,9 @@ pub(super) struct Inner {
     pub(super) pending: RefCell<Pending>,
     pub(super) timers: RefCell<BTreeMap<(Duration, u64), Waker>>,
     pub(super) faults: RefCell<Faults>,
+    pub(super) cold_faults: RefCell<ColdFaults>,
+    /// Counts the operations on the cold target.
+    pub(super) cold_count: Cell<u64>,
     pub(super) read_only: Cell<bool>,
     /// The bytes that all files together may have.
     pub(super) capacity: Cell<Option<u64>>,
@@ -75,6 +79,7 @@ pub(super) struct Inner {
     pub(super) fault_rng: RefCell<Rng>,
     pub(super) latency_rng: RefCell<Rng>,
     schedule_rng: RefCell<Rng>,
+    pub(super) cold_rng: RefCell<Rng>,
     hosts: RefCell<Vec<Rc<Host>>>,
     clock: Cell<Duration>,
     ids: Cell<u64>,
@@ -165,7 +170,8 @@ impl SimWorld {
     #[must_use]
     pub fn new(options: SimOptions, disk: SimDisk) -> Self {
         let mut seeds = Rng::new(options.seed);
-        let disk = if disk.in_flight_len() > 0 { disk.kill(seeds.next_u64()) } else { disk };
+        let mut disk = if disk.in_flight_len() > 0 { disk.kill(seeds.next_u64()) } else { disk };
+        disk.objects.end_life();
         let capacity = options.free_bytes.map(|free| disk.used_bytes().saturating_add(free));
         let client = Host::new("client", None, None);
         let inner = Inner {
@@ -173,12 +179,15 @@ impl SimWorld {
             pending: RefCell::default(),
             timers: RefCell::default(),
             faults: RefCell::new(options.faults.clone()),
+            cold_faults: RefCell::default(),
+            cold_count: Cell::new(0),
             read_only: Cell::new(false),
             capacity: Cell::new(capacity),
             env_rng: RefCell::new(seeds.split()),
             fault_rng: RefCell::new(seeds.split()),
             latency_rng: RefCell::new(seeds.split()),
             schedule_rng: RefCell::new(seeds.split()),
+            cold_rng: RefCell::new(seeds.split()),
             hosts: RefCell::new(vec![Rc::clone(&client)]),
             clock: Cell::new(Duration::ZERO),
             ids: Cell::new(0),
@@ -344,6 +353,17 @@ impl SimWorld {
     pub fn set_faults(&self, faults: Faults) {
         *self.inner.faults.borrow_mut() = faults;
         self.inner.read_only.set(false);
+    }
+
+    /// Replaces the faults of the cold target from here on. What is in flight is not affected.
+    pub fn set_cold_faults(&self, faults: ColdFaults) {
+        *self.inner.cold_faults.borrow_mut() = faults;
+    }
+
+    /// How many operations on the cold target have been submitted: the next one has this number.
+    #[must_use]
+    pub fn cold_count(&self) -> u64 {
+        self.inner.cold_count.get()
     }
 
     /// Sets how much files may grow from here on; `None` for no limit. Less than before is as if somebody else had

@@ -120,6 +120,9 @@ fn cut_off(seed: u64, crash_at: Option<u64>) -> (SimDisk, usize, u64) {
     (world.stop(), done.get(), world.io_count())
 }
 
+/// How far a run got; then whether A is the new object, whether B is there, and the remnants.
+type Seen = (usize, bool, bool, Vec<FileName>);
+
 #[test]
 fn after_a_crash_at_any_point_objects_are_whole_and_what_was_finished_is_there() {
     let old = vec![1, 2, 3, 4, 5, 6, 7, 8, 9];
@@ -144,7 +147,7 @@ fn after_a_crash_at_any_point_objects_are_whole_and_what_was_finished_is_there()
             }
         }
     }
-    let found = |wanted: &dyn Fn(&(usize, bool, bool, Vec<FileName>)) -> bool| seen.iter().any(wanted);
+    let found = |wanted: &dyn Fn(&Seen) -> bool| seen.iter().any(wanted);
     assert!(found(&|(done, new, ..)| *done == 0 && *new), "a finish in flight that happened");
     assert!(found(&|(done, _, b, _)| *done == 1 && *b), "another");
     assert!(found(&|(done, new, ..)| *done == 2 && !*new), "a removal in flight that happened");

@@ -25,7 +25,7 @@ mod task;
 pub mod yardstick;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
-pub use cold::{ColdFault, ColdStore, ColdUpload, RealCold, RealUpload};
+pub use cold::{ColdFault, ColdLimits, ColdStore, ColdTarget, ColdUpload, RealCold, RealUpload};
 pub use env::{
     Dir, Env, File, FileKind, FileName, OpenMode, PanicHook, PanicReport, Place, Running, Space, TaskClass,
     World, WriteSync,

@@ -12,10 +12,17 @@
 //! - bytes that did not arrive are made up: an answer that is too short is an error;
 //! - a secret is part of a message, a log line or a `Debug` text.
 
+mod directory;
+mod failure;
 mod fault;
+mod part;
+mod place;
 mod real;
 mod store;
+mod target;
+mod workers;
 
 pub use fault::ColdFault;
 pub use real::{RealCold, RealUpload};
 pub use store::{ColdStore, ColdUpload};
+pub use target::{ColdLimits, ColdTarget};

@@ -60,6 +60,7 @@ pub fn calibrate(root: &Path, budget: Duration) -> Result<Calibration> {
         rings: Arc::default(),
         tuning: HostTuning { epoch: Instant::now(), read_depth: DEPTH_MIN, sync_mode: SyncMode::default() },
         file_calls: files.calls(),
+        cold: None,
         spin_max: Duration::ZERO,
         on_panic: Arc::new(move |report| keep(&failed, Err(panicked(report)))),
     };

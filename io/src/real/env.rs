@@ -34,6 +34,7 @@ pub(super) struct Host {
     pub(super) tuning: HostTuning,
     pub(super) share: Rc<Share>,
     pub(super) file_calls: FileCalls,
+    pub(super) cold: Option<RealCold>,
 }
 
 /// The values that differ between machines.
@@ -51,10 +52,11 @@ impl Host {
         root: Arc<Root>,
         tuning: HostTuning,
         file_calls: FileCalls,
+        cold: Option<RealCold>,
     ) -> Rc<Self> {
         let tasks = TaskSet::new(Box::new(Bell(Arc::clone(&doorbell))));
         let (timers, share) = (Rc::default(), Rc::new(Share::new()));
-        Rc::new(Self { tasks, timers, ring, doorbell, root, tuning, share, file_calls })
+        Rc::new(Self { tasks, timers, ring, doorbell, root, tuning, share, file_calls, cold })
     }
 }
 
@@ -184,6 +186,6 @@ impl Env for RealEnv {
     }
 
     fn cold(&self) -> Option<RealCold> {
-        None
+        self.host.cold.clone()
     }
 }

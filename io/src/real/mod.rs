@@ -24,7 +24,7 @@ mod ring_setup;
 mod settings;
 mod share;
 mod slab;
-mod sys;
+pub(crate) mod sys;
 mod target;
 mod timers;
 mod tuning;

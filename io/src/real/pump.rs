@@ -20,6 +20,7 @@ use super::env::{Host, HostTuning, RealEnv};
 use super::file_thread::FileCalls;
 use super::ring::{Broken, Ring, RingPlan};
 use super::ring_setup;
+use crate::cold::RealCold;
 use crate::env::{PanicHook, PanicReport, TaskClass};
 use crate::error::Result;
 use crate::patience::Patience;
@@ -36,6 +37,7 @@ pub(super) struct Plan {
     pub(super) rings: Arc<Rings>,
     pub(super) tuning: HostTuning,
     pub(super) file_calls: FileCalls,
+    pub(super) cold: Option<RealCold>,
     pub(super) spin_max: Duration,
     pub(super) on_panic: PanicHook,
 }
@@ -47,7 +49,7 @@ where
     F: FnOnce(RealEnv) -> Fut + 'static,
     Fut: Future<Output = ()> + 'static,
 {
-    let Plan { ring, root, rings, tuning, file_calls, spin_max, on_panic } = plan;
+    let Plan { ring, root, rings, tuning, file_calls, cold, spin_max, on_panic } = plan;
     let name = ring.host.clone();
     let made = Doorbell::new().map_err(|errno| ring_setup::refusal("a doorbell (eventfd)", errno));
     let made = made.and_then(|doorbell| Ok((Ring::new(ring, Arc::clone(&doorbell))?, doorbell)));
@@ -59,7 +61,7 @@ where
         }
     };
     rings.add(Arc::clone(ring.counters()), ring.report().clone());
-    let host = Host::new(Rc::clone(&ring), doorbell, root, tuning, file_calls);
+    let host = Host::new(Rc::clone(&ring), doorbell, root, tuning, file_calls, cold);
     let patience = Cell::new(Patience::NONE);
     let pump = Pump { host, name, on_panic, spin_max, patience, main_returned: Rc::default() };
     pump.spawn_main(main);

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::tuning::Calibration;
+use crate::cold::{ColdLimits, ColdTarget};
 use crate::sync_mode::SyncMode;
 
 /// The settings of a [`RealWorld`](super::RealWorld). Every value has a default; only the directory must be named.
@@ -31,6 +32,10 @@ pub struct RealSettings {
     /// How long an idle host looks for work before it sleeps, if its last pauses were brief and no operation is in
     /// flight. It gives its core to other threads meanwhile. Zero to sleep at once.
     pub spin_max: Duration,
+    /// Where data that is seldom read is kept, if anywhere.
+    pub cold: Option<ColdTarget>,
+    /// How much is asked of it at once, and how long for.
+    pub cold_limits: ColdLimits,
 }
 
 impl RealSettings {
@@ -50,6 +55,8 @@ impl RealSettings {
             sync_mode: SyncMode::default(),
             lock_wait: Duration::from_secs(5),
             spin_max: Duration::from_micros(50),
+            cold: None,
+            cold_limits: ColdLimits::default(),
         }
     }
 

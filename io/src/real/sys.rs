@@ -16,7 +16,7 @@ pub(super) fn last_errno() -> i32 {
 }
 
 /// The error number inside an [`io::Error`]; EIO if it carries none.
-pub(super) fn errno_of(error: &io::Error) -> i32 {
+pub(crate) fn errno_of(error: &io::Error) -> i32 {
     error.raw_os_error().unwrap_or(libc::EIO)
 }
 
@@ -40,7 +40,7 @@ pub(super) fn c_name(name: &str) -> Result<CString, i32> {
 }
 
 /// Opens `name` below `dir`. O_CLOEXEC and O_NOFOLLOW are always added.
-pub(super) fn open_at(dir: BorrowedFd<'_>, name: &str, flags: i32, mode: u32) -> Result<OwnedFd, i32> {
+pub(crate) fn open_at(dir: BorrowedFd<'_>, name: &str, flags: i32, mode: u32) -> Result<OwnedFd, i32> {
     let name = c_name(name)?;
     let flags = flags | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     // SAFETY: the name is a C string that lives through the call; the descriptor is open.
@@ -55,21 +55,21 @@ fn owned(fd: RawFd) -> OwnedFd {
 }
 
 /// Creates a directory below `dir`, for its owner only.
-pub(super) fn make_dir_at(dir: BorrowedFd<'_>, name: &str) -> Result<(), i32> {
+pub(crate) fn make_dir_at(dir: BorrowedFd<'_>, name: &str) -> Result<(), i32> {
     let name = c_name(name)?;
     // SAFETY: as in `open_at`.
     check(unsafe { libc::mkdirat(dir.as_raw_fd(), name.as_ptr(), 0o700) }).map(drop)
 }
 
 /// Removes a file's name from `dir`.
-pub(super) fn unlink_at(dir: BorrowedFd<'_>, name: &str) -> Result<(), i32> {
+pub(crate) fn unlink_at(dir: BorrowedFd<'_>, name: &str) -> Result<(), i32> {
     let name = c_name(name)?;
     // SAFETY: as in `open_at`.
     check(unsafe { libc::unlinkat(dir.as_raw_fd(), name.as_ptr(), 0) }).map(drop)
 }
 
 /// Renames within `dir`, replacing what was there.
-pub(super) fn rename_at(dir: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), i32> {
+pub(crate) fn rename_at(dir: BorrowedFd<'_>, from: &str, to: &str) -> Result<(), i32> {
     let (from, to) = (c_name(from)?, c_name(to)?);
     let dir = dir.as_raw_fd();
     // SAFETY: as in `open_at`, for both names.
@@ -77,7 +77,7 @@ pub(super) fn rename_at(dir: BorrowedFd<'_>, from: &str, to: &str) -> Result<(),
 }
 
 /// What `fstat` tells.
-pub(super) fn status(fd: BorrowedFd<'_>) -> Result<libc::stat, i32> {
+pub(crate) fn status(fd: BorrowedFd<'_>) -> Result<libc::stat, i32> {
     let mut status = MaybeUninit::<libc::stat>::uninit();
     // SAFETY: the kernel fills the structure; the descriptor is open.
     check(unsafe { libc::fstat(fd.as_raw_fd(), status.as_mut_ptr()) })?;
@@ -140,9 +140,23 @@ pub(super) fn unlock(fd: BorrowedFd<'_>) -> Result<(), i32> {
 }
 
 /// Makes a directory's entries, or a file's data and metadata, durable.
-pub(super) fn sync_all(fd: BorrowedFd<'_>) -> Result<(), i32> {
+pub(crate) fn sync_all(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: a call without pointers on an open descriptor.
     retried(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
+}
+
+/// Switches direct I/O on an open file off.
+pub(crate) fn clear_direct(fd: BorrowedFd<'_>) -> Result<(), i32> {
+    // SAFETY: a call without pointers on an open descriptor.
+    let flags = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_GETFL) })?;
+    // SAFETY: as above.
+    check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags & !libc::O_DIRECT) }).map(drop)
+}
+
+/// Tells the kernel that a file's pages in its cache will not be needed. Only advice: failure means nothing.
+pub(crate) fn forget_pages(fd: BorrowedFd<'_>) {
+    // SAFETY: a call without pointers on an open descriptor.
+    unsafe { libc::posix_fadvise(fd.as_raw_fd(), 0, 0, libc::POSIX_FADV_DONTNEED) };
 }
 
 /// A counter descriptor whose reads wait.
@@ -152,7 +166,7 @@ pub(super) fn event_fd() -> Result<OwnedFd, i32> {
 }
 
 /// Random bytes of the system.
-pub(super) fn random_u64() -> Result<u64, i32> {
+pub(crate) fn random_u64() -> Result<u64, i32> {
     let mut bytes = [0_u8; 8];
     retried(|| {
         // SAFETY: the kernel writes at most the length given. Eight bytes are never delivered in part.
@@ -171,7 +185,7 @@ pub(super) fn limit(resource: libc::__rlimit_resource_t) -> Option<u64> {
 }
 
 /// The names in a directory, without `.` and `..`, each with whether it is known to be a directory.
-pub(super) fn names(dir: OwnedFd) -> Result<Vec<(String, bool)>, i32> {
+pub(crate) fn names(dir: OwnedFd) -> Result<Vec<(String, bool)>, i32> {
     let stream = DirStream::new(dir)?;
     let mut names = Vec::new();
     while let Some((name, is_dir)) = stream.next()? {
@@ -227,7 +241,7 @@ pub(super) fn give_way() -> Result<(), i32> {
 
 /// The set of cores that the calling thread may run on.
 #[derive(Clone)]
-pub(super) struct Affinity(libc::cpu_set_t);
+pub(crate) struct Affinity(libc::cpu_set_t);
 
 impl Affinity {
     /// Asks the kernel. Fails with EINVAL on machines with more than 1024 cores.
@@ -246,7 +260,7 @@ impl Affinity {
     }
 
     /// Allows the calling thread to run on every core of the set.
-    pub(super) fn apply(&self) -> Result<(), i32> {
+    pub(crate) fn apply(&self) -> Result<(), i32> {
         // SAFETY: the set lives through the call.
         check(unsafe { libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const self.0) })
             .map(drop)

@@ -16,6 +16,7 @@ use super::pump::Plan;
 use super::ring::{RingPlan, RingReport};
 use super::settings::RealSettings;
 use super::sys::Affinity;
+use crate::cold::RealCold;
 use crate::env::{PanicHook, Place, Running, World};
 use crate::error::{Error, Result};
 
@@ -34,6 +35,7 @@ struct Shared {
     rings: Arc<Rings>,
     probe: ProbeReport,
     affinity: Affinity,
+    cold: Option<RealCold>,
     epoch: Instant,
 }
 
@@ -46,6 +48,8 @@ impl RealWorld {
     /// - [`Error::Locked`] if another process owns the store for longer than the settings allow to wait.
     /// - [`Error::Unsupported`] if the kernel, its limits or the filesystem refuse something, with the remedy; also
     ///   if a chosen core is not one that the calling thread may run on.
+    ///
+    /// The cold target is not looked at: it may be out of reach, and the store is whole without it.
     pub fn open(settings: RealSettings) -> Result<Self> {
         let affinity = Affinity::of_this_thread().map_err(|errno| Error::Unsupported {
             what: "asking for the cores of this process".to_owned(),
@@ -59,13 +63,21 @@ impl RealWorld {
                 remedy: "choose among the cores that `taskset -cp $$` and `op-engine detect` list".to_owned(),
             });
         }
+        let new_cold = |target| RealCold::new(target, settings.cold_limits, Some(affinity.clone()));
+        let cold = settings.cold.as_ref().map(new_cold).transpose()?;
         let root = Arc::new(Root::open(&settings.root, settings.create)?);
         let lock = Lock::take(&root, settings.lock_wait)?;
         let probe = probe::climb(&root, settings.arena_bytes);
         probe.require()?;
-        let shared =
-            Shared { settings, root, lock, rings: Arc::default(), probe, affinity, epoch: Instant::now() };
+        let (rings, epoch) = (Arc::default(), Instant::now());
+        let shared = Shared { settings, root, lock, rings, probe, affinity, cold, epoch };
         Ok(Self { shared: Arc::new(shared) })
+    }
+
+    /// The cold target, for use by any thread; `None` if there is none.
+    #[must_use]
+    pub fn cold(&self) -> Option<&RealCold> {
+        self.shared.cold.as_ref()
     }
 
     /// The settings it was opened with.
@@ -110,7 +122,7 @@ impl World for RealWorld {
         F: FnOnce(RealEnv) -> Fut + Send + 'static,
         Fut: Future<Output = ()> + 'static,
     {
-        let Shared { settings, root, lock, rings, epoch, affinity, .. } = &*self.shared;
+        let Shared { settings, root, lock, rings, epoch, affinity, cold, .. } = &*self.shared;
         let files = FileThread::start(name, Some(affinity))?;
         let plan = Plan {
             ring: RingPlan {
@@ -128,6 +140,7 @@ impl World for RealWorld {
                 sync_mode: settings.sync_mode,
             },
             file_calls: files.calls(),
+            cold: cold.clone(),
             spin_max: settings.spin_max,
             on_panic,
         };

@@ -25,6 +25,8 @@ mod task;
 pub mod yardstick;
 
 pub use buf::{IO_UNIT_BYTES, IoBuf};
+#[cfg(feature = "object-store")]
+pub use cold::ObjectStoreUrl;
 pub use cold::{ColdFault, ColdLimits, ColdStore, ColdTarget, ColdUpload, RealCold, RealUpload};
 pub use env::{
     Dir, Env, File, FileKind, FileName, OpenMode, PanicHook, PanicReport, Place, Running, Space, TaskClass,

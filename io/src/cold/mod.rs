@@ -15,6 +15,8 @@
 mod directory;
 mod failure;
 mod fault;
+#[cfg(feature = "object-store")]
+mod object;
 mod part;
 mod place;
 mod real;
@@ -23,6 +25,8 @@ mod target;
 mod workers;
 
 pub use fault::ColdFault;
+#[cfg(feature = "object-store")]
+pub use object::ObjectStoreUrl;
 pub use real::{RealCold, RealUpload};
 pub use store::{ColdStore, ColdUpload};
 pub use target::{ColdLimits, ColdTarget};

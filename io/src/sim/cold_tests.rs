@@ -67,7 +67,7 @@ fn an_object_is_there_once_it_is_finished_and_not_before() {
         upload.finish().await.unwrap();
         assert_eq!(cold.length(A).await.unwrap(), 5);
         assert_eq!(cold.read(A, 1, 3).await.unwrap(), [2, 3, 4]);
-        assert_eq!(cold.read(A, 5, 0).await.unwrap(), []);
+        assert!(cold.read(A, 5, 0).await.unwrap().is_empty());
         assert_eq!(fault(cold.read(A, 3, 3).await), ColdFault::Short);
         assert_eq!(fault(cold.read(A, u64::MAX, 2).await), ColdFault::Short);
         store(&cold, B, &[&[7]]).await.unwrap();
@@ -314,7 +314,7 @@ fn answers_are_cut_short_or_have_a_flipped_bit_and_the_object_is_unharmed() {
         let differing: u32 =
             flipped.iter().zip(1_u8..).map(|(found, byte)| (found ^ byte).count_ones()).sum();
         assert_eq!(differing, 1);
-        assert_eq!(cold.read(A, 0, 0).await.unwrap(), []);
+        assert!(cold.read(A, 0, 0).await.unwrap().is_empty());
         world.set_cold_faults(ColdFaults::default());
         assert_eq!(cold.read(A, 0, 9).await.unwrap(), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
     });

@@ -43,6 +43,8 @@ use std::sync::Arc;
 use op_engine_shards::Height;
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 pub use op_engine_shards::catalog::{History, Layout};
+pub use op_engine_shards::segment::Compression;
+pub use op_engine_shards::tier::{ColdAfter, TierPolicy};
 pub use op_engine_shards::visibility::Scope;
 
 use crate::error::{Error, Result, hex};
@@ -66,6 +68,9 @@ pub trait Collection: Sized + 'static {
     /// How many leading components of the key choose the shard; 0 for the whole key. Records that are scanned
     /// together belong into one partition.
     const PARTITION: usize = 0;
+    /// When its data moves to the cold target of the store, if that has one. Only collections whose keys are written once, and old
+    /// versions of those with `History::All`, can move.
+    const TIER: TierPolicy = TierPolicy::HOT;
     /// Bytes of a record at most, as it is stored. No collection may have more than 32 MiB, the default.
     const VALUE_BYTES_MAX: usize = op_engine_shards::ops::VALUE_BYTES_MAX;
 
@@ -268,6 +273,7 @@ pub(crate) struct CollectionDef {
     pub(crate) scope: Scope,
     pub(crate) history: History,
     pub(crate) layout: Layout,
+    pub(crate) tier: TierPolicy,
     pub(crate) partition: usize,
     pub(crate) key_shape: String,
     pub(crate) value_version: u8,
@@ -288,6 +294,7 @@ impl CollectionDef {
             scope: C::SCOPE,
             history: C::HISTORY,
             layout: C::LAYOUT,
+            tier: C::TIER,
             partition: C::PARTITION,
             key_shape: C::Key::shape(),
             value_version: C::Value::VERSION,

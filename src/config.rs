@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use op_engine_io::hardware::{CpuId, Overrides};
+use op_engine_io::{ColdLimits, ColdTarget};
 use op_engine_shards::ShardConfig;
 
-use crate::collection::{Collection, CollectionDef, Purge, PurgeSpec};
+use crate::collection::{Collection, CollectionDef, Purge, PurgeSpec, TierPolicy};
 
 /// When a block is acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,12 @@ pub struct Config {
     pub(crate) drops: Vec<String>,
     pub(crate) upkeep_rows_max: usize,
     pub(crate) purges: Vec<(TypeId, Option<PurgeSpec>)>,
+    pub(crate) tiers: Vec<(TypeId, TierPolicy)>,
+    pub(crate) cold: Option<ColdTarget>,
+    pub(crate) cold_limits: ColdLimits,
+    pub(crate) cold_bytes_per_second: Option<u64>,
+    pub(crate) cold_segment_bytes: Option<u64>,
+    pub(crate) archives: (bool, bool),
 }
 
 impl Config {
@@ -86,6 +93,12 @@ impl Config {
             drops: Vec::new(),
             upkeep_rows_max: 500,
             purges: Vec::new(),
+            tiers: Vec::new(),
+            cold: None,
+            cold_limits: ColdLimits::default(),
+            cold_bytes_per_second: None,
+            cold_segment_bytes: None,
+            archives: (false, false),
         }
     }
 
@@ -125,6 +138,52 @@ impl Config {
     #[must_use]
     pub fn purge<C: Collection>(mut self, purge: Option<Purge<C>>) -> Self {
         self.purges.push((TypeId::of::<C>(), purge.map(Purge::spec)));
+        self
+    }
+
+    /// Where old data moves to: a directory on another device, or an object store. It belongs to one store, and every open of a store
+    /// whose data has moved needs it. What lies there cannot be read while it is away; the rest goes on.
+    #[must_use]
+    pub fn cold(mut self, target: ColdTarget) -> Self {
+        self.cold = Some(target);
+        self
+    }
+
+    /// How much is asked of the cold target at once, and how long an answer may take.
+    #[must_use]
+    pub fn cold_limits(mut self, limits: ColdLimits) -> Self {
+        self.cold_limits = limits;
+        self
+    }
+
+    /// When data of a collection moves to the cold target, in place of what its declaration says.
+    #[must_use]
+    pub fn tier<C: Collection>(mut self, policy: TierPolicy) -> Self {
+        self.tiers.push((TypeId::of::<C>(), policy));
+        self
+    }
+
+    /// What each shard may move to and from the cold target, in bytes a second; 0 for no limit. Default: 64 MiB.
+    #[must_use]
+    pub fn cold_rate(mut self, bytes_per_second: u64) -> Self {
+        self.cold_bytes_per_second = Some(bytes_per_second);
+        self
+    }
+
+    /// Whether WAL files, and segments that a reorg has killed, are copied to the cold target instead of being lost. Nothing here reads
+    /// the copies or removes them. Where the store's own device runs short, or too many wait while the target is away, they
+    /// go without, which [`Engine::stats`](crate::Engine::stats) count. Default: neither.
+    #[must_use]
+    pub fn archive(mut self, wal: bool, orphans: bool) -> Self {
+        self.archives = (wal, orphans);
+        self
+    }
+
+    /// How long an object of the cold target is, in bytes. Data moves once there is so much of a collection on a shard whose time
+    /// has come. Default: 1 GiB.
+    #[must_use]
+    pub fn cold_segment(mut self, bytes: u64) -> Self {
+        self.cold_segment_bytes = Some(bytes.max(1 << 20));
         self
     }
 

@@ -62,6 +62,7 @@
 /// | `scope: Chain`, `Global` or `Cleared` | `Chain` | [`Collection::SCOPE`](crate::Collection::SCOPE) |
 /// | `history: Window` or `All` | `Window` | [`Collection::HISTORY`](crate::Collection::HISTORY) |
 /// | `layout: Mutable` or `AppendOnly` | `Mutable` | [`Collection::LAYOUT`](crate::Collection::LAYOUT) |
+/// | `tier: (TierPolicy::after_confirmations(n))` | it stays hot | [`Collection::TIER`](crate::Collection::TIER) |
 /// | `value_bytes_max: n` | 32 MiB | [`Collection::VALUE_BYTES_MAX`](crate::Collection::VALUE_BYTES_MAX) |
 /// | `purge: (Purge::beyond(n, test))` | none is purged | [`Collection::purge`](crate::Collection::purge) |
 /// | `partition: n` | 0, the whole key | [`Collection::PARTITION`](crate::Collection::PARTITION) |
@@ -220,6 +221,7 @@ macro_rules! collection {
     (@policy scope $scope:ident) => { const SCOPE: $crate::Scope = $crate::Scope::$scope; };
     (@policy history $history:ident) => { const HISTORY: $crate::History = $crate::History::$history; };
     (@policy layout $layout:ident) => { const LAYOUT: $crate::Layout = $crate::Layout::$layout; };
+    (@policy tier $tier:tt) => { const TIER: $crate::TierPolicy = $tier; };
     (@policy partition $components:literal) => { const PARTITION: usize = $components; };
     (@policy value_bytes_max $bytes:tt) => { const VALUE_BYTES_MAX: usize = $bytes; };
     (@policy purge $purge:tt) => {
@@ -251,7 +253,7 @@ macro_rules! collection {
 mod tests {
     use crate::collection::CollectionDef;
     use crate::value::{Record, ValueError};
-    use crate::{Collection, Desc, History, Index, Layout, Purge, Scope};
+    use crate::{Collection, Desc, History, Index, Layout, Purge, Scope, TierPolicy};
 
     collection! {
         /// Nothing but a name, a key and a type that is there.
@@ -261,6 +263,7 @@ mod tests {
     collection! {
         pub(super) collection Full = "full": (u8, Desc<u64>, String) => Entry
         where scope: Global, history: All, layout: AppendOnly, partition: 2, value_bytes_max: (64 << 10),
+            tier: (TierPolicy::after_confirmations(9)),
             purge: (Purge::beyond(100, |_, entry: &Entry, _| entry.kind == Kind::Hidden));
 
         #[derive(Debug, Clone, PartialEq)]
@@ -300,6 +303,7 @@ mod tests {
         let full = CollectionDef::of::<Full>();
         assert_eq!((full.name, full.scope, full.history), ("full", Scope::Global, History::All));
         assert_eq!((full.layout, full.partition), (Layout::AppendOnly, 2));
+        assert_eq!((bare.tier, full.tier), (TierPolicy::HOT, TierPolicy::after_confirmations(9)));
         assert_eq!((bare.value_bytes_max, full.value_bytes_max), (32 << 20, 64 << 10));
         assert!(Bare::purge().is_none() && Full::purge().is_some());
         let indexes: Vec<_> =

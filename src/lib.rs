@@ -69,7 +69,9 @@ pub mod value;
 mod verify;
 
 pub use batch::{Batch, Block};
-pub use collection::{Collection, History, Index, IndexList, IndexRow, Layout, Purge, Scope};
+pub use collection::{
+    ColdAfter, Collection, Compression, History, Index, IndexList, IndexRow, Layout, Purge, Scope, TierPolicy,
+};
 pub use config::{Config, Durability};
 pub use draft::{BlockingOverlay, Draft, Overlay, OverlayScan, Savepoint};
 pub use engine::{
@@ -79,8 +81,10 @@ pub use engine::{
 };
 pub use error::{Difference, Error, Result};
 pub use key::Desc;
+pub use op_engine_io::{ColdLimits, ColdTarget};
+pub use op_engine_shards::message::TierReport;
 pub use op_engine_shards::{BlockHash, Height, Seq, ShardConfig};
-pub use verify::{Compared, VerifyProgress, VerifyReport, verify, verify_on};
+pub use verify::{Compared, VerifyProgress, VerifyReport, VerifyScope, verify, verify_on};
 
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]

@@ -15,6 +15,7 @@ use op_engine_io::{Dir, Env, PanicHook, Place, World, block_on, reply};
 use op_engine_shards::log::Identity;
 use op_engine_shards::message::RecoveryReport;
 use op_engine_shards::segment::FilterKey;
+pub use op_engine_shards::segment::VerifyScope;
 use op_engine_shards::superblock::Superblock;
 use op_engine_shards::verify::{
     ShardVerification, SuperblockVerification, file_bytes, verify_shard, verify_superblock,
@@ -77,6 +78,10 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Live segments.
     pub segments: u64,
+    /// Those of them whose data is in the cold target.
+    pub cold_segments: u64,
+    /// Bytes of that data.
+    pub cold_bytes: u64,
     /// Versions in segments, tombstones included.
     pub segment_entries: u64,
     /// Commits in the WAL above the checkpoints, on all shards together.
@@ -110,6 +115,8 @@ impl VerifyReport {
         self.files += shard.files;
         self.bytes += shard.bytes;
         self.segments += shard.segments;
+        self.cold_segments += shard.cold_segments;
+        self.cold_bytes += shard.cold_bytes;
         self.segment_entries += shard.entries;
         self.wal_commits += shard.commits;
         for name in shard.leftovers {
@@ -119,16 +126,19 @@ impl VerifyReport {
 }
 
 /// Checks the store that a configuration names, on the calling thread. Records of collections that the configuration
-/// does not list are not compared with their indexes.
+/// does not list are not compared with their indexes. Data in the cold target is read only if `scope` says so; what depends on
+/// it is not compared otherwise.
 ///
 /// # Errors
 /// If there is no store, it is locked, or the machine lacks something. What is wrong with the store is in the report.
-pub fn verify(config: Config, progress: &VerifyProgress) -> Result<VerifyReport> {
+pub fn verify(config: Config, scope: VerifyScope, progress: &VerifyProgress) -> Result<VerifyReport> {
     let mut settings = RealSettings::new(config.path());
     settings.lock_wait = config.lock_wait;
+    settings.cold = config.cold.clone();
+    settings.cold_limits = config.cold_limits;
     let world = RealWorld::open(settings)?;
-    let (mut report, names) = block_on(check_files(world, progress))?;
-    if let Some(config) = comparable(config, &mut report, names) {
+    let (mut report, names) = block_on(check_files(world, scope, progress))?;
+    if let Some(config) = comparable(config, scope, &mut report, names) {
         match Engine::open_blocking(config) {
             Ok(engine) => block_on(compare(engine, progress, &mut report))?,
             Err(fault) => report.faults.push(fault),
@@ -145,10 +155,11 @@ pub async fn verify_on<W: World>(
     world: W,
     config: Config,
     settings: ShardConfig,
+    scope: VerifyScope,
     progress: &VerifyProgress,
 ) -> Result<VerifyReport> {
-    let (mut report, names) = check_files(world.clone(), progress).await?;
-    if let Some(config) = comparable(config, &mut report, names) {
+    let (mut report, names) = check_files(world.clone(), scope, progress).await?;
+    if let Some(config) = comparable(config, scope, &mut report, names) {
         match Engine::open_on(world, config, 1, settings).await {
             Ok(engine) => compare(engine, progress, &mut report).await?,
             Err(fault) => report.faults.push(fault),
@@ -158,9 +169,20 @@ pub async fn verify_on<W: World>(
 }
 
 /// The part of a configuration whose collections the store has; `None` if its files are damaged or it holds nothing.
-fn comparable(config: Config, report: &mut VerifyReport, names: Vec<String>) -> Option<Config> {
+fn comparable(
+    config: Config,
+    scope: VerifyScope,
+    report: &mut VerifyReport,
+    names: Vec<String>,
+) -> Option<Config> {
     if !report.is_sound() {
         report.notes.push("records were not compared with indexes, because files are damaged".to_owned());
+        return None;
+    }
+    if report.cold_segments > 0 && scope == VerifyScope::Hot {
+        report
+            .notes
+            .push("records were not compared, because some of them are in the cold target".to_owned());
         return None;
     }
     if names.is_empty() {
@@ -197,7 +219,11 @@ async fn compare(engine: Engine, progress: &VerifyProgress, report: &mut VerifyR
 }
 
 /// Checks all files. Gives the names of the store's collections and indexes, too.
-async fn check_files<W: World>(world: W, progress: &VerifyProgress) -> Result<(VerifyReport, Vec<String>)> {
+async fn check_files<W: World>(
+    world: W,
+    scope: VerifyScope,
+    progress: &VerifyProgress,
+) -> Result<(VerifyReport, Vec<String>)> {
     let mut report = VerifyReport::default();
     let found = on_host(&world, Place::Floating, "verify", {
         let progress = progress.clone();
@@ -218,7 +244,7 @@ async fn check_files<W: World>(world: W, progress: &VerifyProgress) -> Result<(V
         let progress = progress.clone();
         let name = format!("verify-{number}");
         running.push(on_host(&world, Place::Shard(number), &name, move |env| async move {
-            verify_shard(&env, identity, &filter_key, &|bytes| progress.add_bytes(bytes)).await
+            verify_shard(&env, identity, &filter_key, scope, &|bytes| progress.add_bytes(bytes)).await
         }));
     }
     let mut recovered = Vec::new();

@@ -271,3 +271,71 @@ fn a_reader_that_goes_away_is_no_failure() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{err}");
     assert_eq!(err, "");
 }
+
+#[test]
+fn old_data_moves_to_a_cold_directory_and_back() {
+    let dir = temp();
+    let options =
+        RegtestOptions { coinbase_maturity: 5, transactions_per_block: 5, ..RegtestOptions::default() };
+    let mut chain = RegtestChain::new(options);
+    chain.mine_blocks(30);
+    let (blocks, store, cold) =
+        (dir.path().join("blocks"), dir.path().join("store"), dir.path().join("cold"));
+    std::fs::create_dir(&blocks).unwrap();
+    chain.write_block_files(&blocks, None).unwrap();
+    let (blocks, store, cold) = (path(&blocks), path(&store), path(&cold));
+    let done = run(&["ingest", "--store", store, "--blocks", blocks, "--shards", "2", "--reorg-window", "5"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let status = run(&["tier", "status", "--store", store]);
+    assert!(status.code == Some(0) && status.out.contains("none is given"), "{}{}", status.out, status.err);
+    assert_eq!(run(&["tier", "run", "--store", store]).code, Some(2), "without a target");
+    let refused = run(&["tier", "run", "--store", store, "--cold-target", cold]);
+    assert!(
+        refused.code == Some(1) && refused.err.contains(cold),
+        "a directory that is not there: {}",
+        refused.err
+    );
+
+    std::fs::create_dir(cold).unwrap();
+    let moved = run(&["tier", "run", "--store", store, "--cold-target", cold]);
+    assert!(
+        moved.code == Some(0) && moved.out.contains("moved to the cold target"),
+        "{}{}",
+        moved.out,
+        moved.err
+    );
+    let status = run(&["tier", "status", "--store", store, "--cold-target", cold]);
+    assert!(
+        status.code == Some(0) && status.out.contains("to 1") && status.out.contains(cold),
+        "{}",
+        status.out
+    );
+    let shown = |hash: &[u8; 32]| hash.iter().rev().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let old = shown(chain.block_at(10).unwrap().txids.last().unwrap());
+    let found = run(&["get", "--store", store, "--cold-target", cold, "tx", &old]);
+    assert!(
+        found.code == Some(0) && found.out.contains("block          10, position"),
+        "{}{}",
+        found.out,
+        found.err
+    );
+    let refused = run(&["get", "--store", store, "tx", &old]);
+    assert!(refused.code == Some(1) && refused.err.contains("cold target"), "{}", refused.err);
+    assert_eq!(run(&["tip", "--store", store]).code, Some(0), "hot data needs no target");
+
+    let sound = run(&["verify", "--store", store]);
+    assert!(sound.code == Some(0) && sound.out.contains("in the cold target"), "{}{}", sound.out, sound.err);
+    let sound = run(&["verify", "--store", store, "--cold", "--cold-target", cold]);
+    assert!(sound.code == Some(0) && sound.out.contains("compared"), "{}{}", sound.out, sound.err);
+    let other = dir.path().join("other");
+    std::fs::create_dir(&other).unwrap();
+    let refused = run(&["tier", "run", "--store", store, "--cold-target", path(&other)]);
+    assert!(refused.code == Some(1) && refused.err.contains("not that of this store"), "{}", refused.err);
+
+    let back =
+        run(&["tier", "warm-up", "--store", store, "--cold-target", cold, "--from", "0", "--to", "100"]);
+    assert!(back.code == Some(0) && back.out.contains("brought back"), "{}{}", back.out, back.err);
+    let found = run(&["get", "--store", store, "tx", &old]);
+    assert!(found.code == Some(0), "{}", found.err);
+    assert_eq!(run(&["tier", "warm-up", "--store", store, "--from", "9", "--to", "3"]).code, Some(2));
+}

@@ -236,6 +236,12 @@ pub trait Env: Clone + 'static {
     /// Makes the names created in and removed from a directory durable.
     fn sync_dir(&self, dir: Dir) -> impl Future<Output = Result<()>>;
 
+    /// Runs work that keeps a core busy for long elsewhere: it reads and writes nothing but what it is given.
+    fn off_core<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> impl Future<Output = Result<T>>;
+
     /// How full the filesystem of the store is.
     fn space(&self) -> impl Future<Output = Result<Space>>;
 

@@ -23,20 +23,32 @@ impl Weighter<(u64, PageNo), Rc<Page>> for PageBytes {
 
 type Pages = Cache<(u64, PageNo), Rc<Page>, PageBytes, ahash::RandomState>;
 
+/// Whose pages are kept together. Those of one tier do not push out those of the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shelf {
+    /// Of segments on the store's own device.
+    Hot,
+    /// Of segments in the cold target: long, and far away.
+    Cold,
+}
+
 /// A cache of pages, bounded by the bytes they take. A page that takes more than a quarter of them is not kept: it would
 /// push out what is wanted more often. Pages of a removed segment fall out by themselves: its number is
 /// never used again.
 pub struct PageCache {
+    hot: Store,
+    cold: Store,
+}
+
+struct Store {
     pages: RefCell<Pages>,
     page_bytes_max: usize,
     hits: Cell<u64>,
     misses: Cell<u64>,
 }
 
-impl PageCache {
-    /// A cache of at most `bytes_max`.
-    #[must_use]
-    pub fn new(bytes_max: u64) -> Self {
+impl Store {
+    fn new(bytes_max: u64) -> Self {
         // Fixed seeds: what is evicted must be the same in every run of a simulation.
         let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
         let items = to_usize(bytes_max / PAGE_BYTES_USUAL).max(1);
@@ -48,40 +60,56 @@ impl PageCache {
         let page_bytes_max = to_usize(bytes_max / 4);
         Self { pages: RefCell::new(pages), page_bytes_max, hits: Cell::new(0), misses: Cell::new(0) }
     }
+}
+
+impl PageCache {
+    /// A cache of at most `bytes_max` for hot pages and `cold_bytes_max` for cold ones.
+    #[must_use]
+    pub fn new(bytes_max: u64, cold_bytes_max: u64) -> Self {
+        Self { hot: Store::new(bytes_max), cold: Store::new(cold_bytes_max) }
+    }
+
+    fn store(&self, shelf: Shelf) -> &Store {
+        match shelf {
+            Shelf::Hot => &self.hot,
+            Shelf::Cold => &self.cold,
+        }
+    }
 
     /// A page, if it is there. Counts a hit or a miss.
     #[must_use]
-    pub fn get(&self, segment: u64, page: PageNo) -> Option<Rc<Page>> {
-        let found = self.pages.borrow().get(&(segment, page)).cloned();
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+    pub fn get(&self, shelf: Shelf, segment: u64, page: PageNo) -> Option<Rc<Page>> {
+        let store = self.store(shelf);
+        let found = store.pages.borrow().get(&(segment, page)).cloned();
+        let counter = if found.is_some() { &store.hits } else { &store.misses };
         counter.set(counter.get() + 1);
         found
     }
 
     /// Adds a page that was read, unless it is too large.
-    pub fn insert(&self, segment: u64, page: PageNo, read: Rc<Page>) {
-        if read.memory_bytes() > self.page_bytes_max {
-            return;
+    pub fn insert(&self, shelf: Shelf, segment: u64, page: PageNo, read: Rc<Page>) {
+        let store = self.store(shelf);
+        if read.memory_bytes() <= store.page_bytes_max {
+            store.pages.borrow_mut().insert((segment, page), read);
         }
-        self.pages.borrow_mut().insert((segment, page), read);
     }
 
     /// How many pages were found.
     #[must_use]
-    pub fn hits(&self) -> u64 {
-        self.hits.get()
+    pub fn hits(&self, shelf: Shelf) -> u64 {
+        self.store(shelf).hits.get()
     }
 
     /// How many pages were not found.
     #[must_use]
-    pub fn misses(&self) -> u64 {
-        self.misses.get()
+    pub fn misses(&self, shelf: Shelf) -> u64 {
+        self.store(shelf).misses.get()
     }
 
     /// The bytes that its pages take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.pages.borrow().weight()
+        self.hot.pages.borrow().weight() + self.cold.pages.borrow().weight()
     }
 }
 
@@ -111,9 +139,9 @@ mod tests {
 
     /// Reads a page as a search does. Tells whether it was there.
     fn read(cache: &PageCache, segment: u64, number: u32, page: &Rc<Page>) -> bool {
-        let is_there = cache.get(segment, PageNo(number)).is_some();
+        let is_there = cache.get(Shelf::Hot, segment, PageNo(number)).is_some();
         if !is_there {
-            cache.insert(segment, PageNo(number), Rc::clone(page));
+            cache.insert(Shelf::Hot, segment, PageNo(number), Rc::clone(page));
         }
         is_there
     }
@@ -123,7 +151,7 @@ mod tests {
         let page = page(3900);
         let bytes_max = to_u64(page.memory_bytes()) * u64::from(PAGES);
         for (hot, scanned_first) in [(PAGES / 2, false), (PAGES / 2, true), (PAGES * 9 / 10, false)] {
-            let cache = PageCache::new(bytes_max);
+            let cache = PageCache::new(bytes_max, 0);
             let scan = |segment| (0..10 * PAGES).filter(|n| read(&cache, segment, *n, &page)).count();
             if scanned_first {
                 assert_eq!(scan(3), 0);
@@ -143,7 +171,7 @@ mod tests {
     #[test]
     fn a_large_page_pushes_nothing_out() {
         let (small, large) = (page(3900), page(300_000));
-        let cache = PageCache::new(1 << 20);
+        let cache = PageCache::new(1 << 20, 0);
         assert_eq!((0..200).filter(|n| read(&cache, 1, *n, &small)).count(), 0);
         assert!((0..200).all(|n| read(&cache, 1, n, &small)));
         for n in 0..20 {

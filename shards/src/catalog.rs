@@ -2,6 +2,7 @@
 
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::ids::CollectionId;
+use crate::tier::TierPolicy;
 use crate::visibility::Scope;
 
 /// Collections and indexes that a store may have at most.
@@ -42,6 +43,8 @@ pub struct CollectionSpec {
     pub history: History,
     /// How its segments are merged.
     pub layout: Layout,
+    /// When its data moves to the cold target.
+    pub tier: TierPolicy,
     /// Whether it is given up: nothing reads or writes it any more, and its segments are deleted.
     pub dropped: bool,
     /// What the layers above need to recognise a changed definition. Opaque here.
@@ -57,7 +60,14 @@ pub struct Catalog {
     pub collections: Vec<CollectionSpec>,
     /// The highest number that a collection ever had. Numbers are not used again.
     pub last: CollectionId,
+    /// The mark of the cold target that the store uses; `None` before the first one. A target without it is another one, or
+    /// is not mounted.
+    pub cold_mark: Option<ColdMark>,
 }
+
+/// A random number that a cold target carries, so that it is known again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ColdMark(pub u64);
 
 impl Catalog {
     /// The collection with a number.
@@ -108,13 +118,18 @@ impl Catalog {
     /// | bytes | field |
     /// |---|---|
     /// | 4 | the highest id that a collection ever had |
+    /// | 1 | 1 without a cold target, 2 with one |
+    /// | 8 | its mark, or 0 |
     /// | varint | count |
     /// | 4 | id, for each collection |
     /// | 1, 1, 1, 1 | scope, history, layout, 1 = live or 2 = dropped; each from 1, so that zeros never decode |
+    /// | 7 | tier policy |
     /// | varint + n | name, UTF-8 |
     /// | varint + n | definition |
     pub fn encode(&self, out: &mut ByteWriter) {
         out.u32(self.last.0);
+        out.u8(if self.cold_mark.is_some() { 2 } else { 1 });
+        out.u64(self.cold_mark.map_or(0, |mark| mark.0));
         out.varint(op_engine_io::num::to_u64(self.collections.len()));
         for spec in &self.collections {
             out.u32(spec.id.0);
@@ -132,6 +147,7 @@ impl Catalog {
                 Layout::AppendOnly => 2,
             });
             out.u8(if spec.dropped { 2 } else { 1 });
+            spec.tier.encode(out);
             out.bytes(spec.name.as_bytes());
             out.bytes(&spec.definition);
         }
@@ -143,7 +159,12 @@ impl Catalog {
     /// [`Malformed`] for anything else.
     pub fn decode(input: &mut ByteReader<'_>) -> Result<Self, Malformed> {
         let last = CollectionId(input.u32()?);
-        let count = input.count(COLLECTIONS_MAX, 4 + 4 + 2)?;
+        let cold_mark = match (input.u8()?, input.u64()?) {
+            (1, 0) => None,
+            (2, mark) => Some(ColdMark(mark)),
+            _ => return Err(Malformed("a store has or has no cold target")),
+        };
+        let count = input.count(COLLECTIONS_MAX, 4 + 4 + 7 + 2)?;
         let mut collections: Vec<CollectionSpec> = Vec::with_capacity(count);
         for _ in 0..count {
             let id = CollectionId(input.u32()?);
@@ -171,13 +192,14 @@ impl Catalog {
                 2 => true,
                 _ => return Err(Malformed("a collection is neither live nor dropped")),
             };
+            let tier = TierPolicy::decode(input)?;
             let name = std::str::from_utf8(input.bytes(NAME_BYTES_MAX)?)
                 .map_err(|_| Malformed("a collection name is not UTF-8"))?
                 .to_owned();
             let definition = input.bytes(DEFINITION_BYTES_MAX)?.to_vec();
-            collections.push(CollectionSpec { id, name, scope, history, layout, dropped, definition });
+            collections.push(CollectionSpec { id, name, scope, history, layout, tier, dropped, definition });
         }
-        Ok(Self { collections, last })
+        Ok(Self { collections, last, cold_mark })
     }
 }
 
@@ -192,6 +214,7 @@ mod tests {
             scope,
             history: History::All,
             layout,
+            tier: TierPolicy::after_confirmations(9),
             dropped: false,
             definition: vec![1, 2, 3],
         }
@@ -203,6 +226,7 @@ mod tests {
             catalog.add(spec(name, scope, Layout::AppendOnly));
         }
         assert!(catalog.drop_collection(CollectionId(2)));
+        catalog.cold_mark = Some(ColdMark(7));
         catalog
     }
 

@@ -19,6 +19,8 @@ pub struct ShardConfig {
     pub memtable_age_max: Duration,
     /// Memory for pages that were read, in bytes.
     pub cache_bytes: u64,
+    /// Memory for pages that were read from the cold target, in bytes.
+    pub cold_cache_bytes: u64,
     /// Memory for filters and page indexes of segments, in bytes. What does not fit is read when it is needed.
     pub filter_bytes_max: u64,
     /// Size of a page that holds more than one entry, in bytes; a multiple of 4096.
@@ -27,6 +29,21 @@ pub struct ShardConfig {
     pub segment_write_bytes: usize,
     /// A segment that is longer ends at the next key, and the run goes on in another file.
     pub segment_bytes_max: u64,
+    /// Size of a page of a cold segment that holds more than one entry, in bytes; a multiple of 4096. A read of one entry takes
+    /// one page, and larger ones pack closer.
+    pub cold_page_bytes: usize,
+    /// An object of the cold target that is longer ends at the next key.
+    pub cold_segment_bytes: u64,
+    /// What moves to and from the cold target may take, in bytes a second; 0 for no limit.
+    pub cold_bytes_per_second: u64,
+    /// Whether WAL files are copied to the cold target before they are used again.
+    pub archives_wal: bool,
+    /// Whether segments that a reorg has killed are copied to the cold target before they are deleted.
+    pub archives_orphans: bool,
+    /// Whether files of cold segments that are lost or damaged are made again when the shard is opened.
+    pub restores_cold_files: bool,
+    /// How many blocks a reorg can go back at most: what has more confirmations is final.
+    pub reorg_window_blocks: u64,
     /// Runs of one size class, side by side, that are merged into one.
     pub merge_fan_in: usize,
     /// Runs that one merge reads at most.
@@ -63,10 +80,18 @@ impl Default for ShardConfig {
             memtables_frozen_max: 2,
             memtable_age_max: Duration::from_secs(300),
             cache_bytes: 128 << 20,
+            cold_cache_bytes: 16 << 20,
             filter_bytes_max: 256 << 20,
             page_bytes: 4096,
             segment_write_bytes: 512 << 10,
             segment_bytes_max: 256 << 20,
+            cold_page_bytes: 32 << 10,
+            cold_segment_bytes: 1 << 30,
+            cold_bytes_per_second: 64 << 20,
+            archives_wal: false,
+            archives_orphans: false,
+            restores_cold_files: true,
+            reorg_window_blocks: 288,
             merge_fan_in: 8,
             merge_inputs_max: 16,
             append_run_bytes_max: 1 << 30,

@@ -93,6 +93,25 @@ pub enum Error {
         /// The panic's message.
         message: String,
     },
+    /// Old data lies on a cold target, and the store was opened without one.
+    #[error(
+        "{file} lies on a cold target, and the store was opened without one: open it with the one that it was moved to"
+    )]
+    NoColdTarget {
+        /// The object, relative to the target.
+        file: String,
+    },
+    /// The cold target is not the one that the store's data was moved to.
+    #[error(
+        "the cold target {target} is not that of this store: {what}. Nothing was written there; mount the target that belongs \
+         to the store, or point the store to it"
+    )]
+    ColdTargetUnknown {
+        /// The target.
+        target: String,
+        /// How that is known.
+        what: &'static str,
+    },
     /// A commit cannot be applied, which is a bug of the layer above.
     #[error("a bug: a commit cannot be applied: {what}. Please report it")]
     Refused {
@@ -151,6 +170,12 @@ impl Error {
     #[must_use]
     pub fn is_out_of_space(&self) -> bool {
         matches!(self, Self::Io(op_engine_io::Error::OutOfSpace { .. }))
+    }
+
+    /// Whether the cold target has failed, which stops what needs it and nothing else.
+    #[must_use]
+    pub fn is_cold(&self) -> bool {
+        matches!(self, Self::NoColdTarget { .. }) || matches!(self, Self::Io(error) if error.is_cold())
     }
 
     /// The error that every commit after this failure gets.

@@ -15,6 +15,7 @@ pub mod barrier;
 pub mod bytes;
 pub mod cache;
 pub mod catalog;
+pub mod cold_mark;
 mod config;
 mod error;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -41,6 +42,7 @@ pub mod shard;
 pub mod signal;
 pub mod stats;
 pub mod superblock;
+pub mod tier;
 pub mod verify;
 pub mod visibility;
 pub mod wal;

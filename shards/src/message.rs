@@ -134,6 +134,43 @@ pub struct ScanPage {
     pub more_after: Option<Vec<u8>>,
 }
 
+/// What is to move between the tiers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TierOrder {
+    /// To the cold target: everything whose time has come by the policies, however little it is.
+    Run {
+        /// And what was brought back.
+        warmed: bool,
+    },
+    /// Back from the cold target: every segment that has entries of blocks of these heights.
+    WarmUp {
+        /// The lowest height.
+        from: Height,
+        /// The highest height.
+        to: Height,
+    },
+}
+
+/// What has moved.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TierReport {
+    /// Segments that were written.
+    pub segments: u64,
+    /// Bytes of the files and objects that what moved was in before.
+    pub bytes_before: u64,
+    /// Bytes of the files and objects that it is in now.
+    pub bytes_after: u64,
+}
+
+impl TierReport {
+    /// Adds what has moved elsewhere.
+    pub fn add(&mut self, other: Self) {
+        self.segments += other.segments;
+        self.bytes_before += other.bytes_before;
+        self.bytes_after += other.bytes_after;
+    }
+}
+
 /// What a shard is asked.
 #[derive(Debug)]
 pub enum Request {
@@ -164,6 +201,8 @@ pub enum Request {
     Flush(ReplySender<Result<()>>),
     /// Flush everything that is durable, merge all that is final as far as it goes, and answer when it is done.
     Compact(ReplySender<Result<()>>),
+    /// Move data between the tiers, and answer when it is done.
+    Tier(TierOrder, ReplySender<Result<TierReport>>),
     /// Describe the shard.
     Stats(ReplySender<ShardStats>),
     /// Flush, and end.

@@ -21,6 +21,10 @@ pub enum Mutant {
     RecycleEarly,
     /// A segment is referenced before it is synced.
     SkipSegmentSync,
+    /// A cold segment is referenced before its object is durable.
+    SwitchBeforeSync,
+    /// What was moved to the cold target is removed before the manifest record that refers to its new place.
+    DeleteBeforeSwitch,
     /// A merge drops tombstones although older runs hold what they hide.
     DropTombstonesEarly,
     /// A merge drops versions that the reorg window still needs.

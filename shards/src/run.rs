@@ -3,7 +3,7 @@
 //! A run is one or more files whose keys do not overlap, in the order of keys. Runs stand from the oldest to the newest:
 //! for every key, what an older run holds is older than what a newer one holds. The bottom run is the oldest, whatever
 //! numbers its entries have: while a merge moves entries down to it, key by key, they leave the runs above at the same
-//! moment.
+//! moment. Only what is archived is older still: of every key, what was archived first is the oldest.
 
 use std::collections::VecDeque;
 use std::rc::Rc;
@@ -43,7 +43,13 @@ impl<E: Env> Run<E> {
         self.place
     }
 
-    /// Whether it holds the oldest versions of all keys.
+    /// Whether it was archived: it is older than all runs that were not, and merged no more.
+    #[must_use]
+    pub fn is_archived(&self) -> bool {
+        self.place.level == Level::ARCHIVED
+    }
+
+    /// Whether it holds the oldest versions of all keys that are not archived.
     #[must_use]
     pub fn is_bottom(&self) -> bool {
         self.place.level == Level::BOTTOM
@@ -106,7 +112,11 @@ impl<E: Env> Runs<E> {
         segments.sort_by_key(run_of);
         let files = segments.chunk_by(|a, b| run_of(a) == run_of(b));
         let mut runs: Vec<Run<E>> = files.filter_map(|files| Run::new(files.to_vec())).collect();
-        runs.sort_by_key(|run| (!run.is_bottom(), run.seqs.0, run.place.run));
+        runs.sort_by_key(|run| match run.place {
+            Place { level: Level::ARCHIVED, run } => (0, Seq::ZERO, run),
+            Place { level: Level::BOTTOM, .. } => (1, Seq::ZERO, 0),
+            Place { run: number, .. } => (2, run.seqs.0, number),
+        });
         Self(runs)
     }
 
@@ -114,6 +124,13 @@ impl<E: Env> Runs<E> {
     #[must_use]
     pub fn as_slice(&self) -> &[Run<E>] {
         &self.0
+    }
+
+    /// The runs that are not archived, oldest first.
+    #[must_use]
+    pub fn living(&self) -> &[Run<E>] {
+        let archived = self.0.partition_point(Run::is_archived);
+        self.0.get(archived..).unwrap_or_default()
     }
 
     /// All files.

@@ -4,8 +4,11 @@
 //! |---|---|---|
 //! | 8 | number | the file's number; it comes first because everything else is about that file |
 //! | 4 | collection | never 0, so that zeros do not decode |
-//! | 1 | level | 1 as flushed, one more with each merge up to 254, 255 at the bottom; never 0 |
+//! | 1 | level | 1 as flushed, one more with each merge up to 253, 254 in the archive, 255 at the bottom; never 0 |
 //! | 8 | run | the number of the first file of the sorted run that the segment is a part of |
+//! | 1 | tier | 1 hot, 2 cold, 3 warm; never 0 |
+//! | 8 | cold bytes | the length of the data pages in the cold target: a multiple of the I/O unit; 0 unless cold |
+//! | 8 | plain bytes | what those pages were before they were packed; 0 unless cold |
 //! | 8 | file bytes | the length of the file: a multiple of the I/O unit |
 //! | 8 | entries | versions in the segment, tombstones included; at least 1 |
 //! | 8 | tombstones | how many of them are deletes |
@@ -15,9 +18,14 @@
 //! | varint + n | lowest key | at most [`KEY_BYTES_MAX`]; above the file's own if a merge has taken over what is below |
 //! | varint + n | highest key | at most [`KEY_BYTES_MAX`]; the fields without a fixed size come last |
 
+use op_engine_io::IO_UNIT_BYTES;
+use op_engine_io::num::to_u64;
+
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::ops::KEY_BYTES_MAX;
+
+const IO_UNIT: u64 = to_u64(IO_UNIT_BYTES);
 
 /// How often the entries of a segment have been merged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,16 +34,18 @@ pub struct Level(u8);
 impl Level {
     /// As a flush has written it.
     pub const FLUSHED: Self = Self(1);
-    /// Part of the run that holds the oldest versions of all keys.
+    /// Part of what has been archived: older than the bottom, and merged no more.
+    pub const ARCHIVED: Self = Self(254);
+    /// Part of the run that holds the oldest versions of all keys that are not archived.
     pub const BOTTOM: Self = Self(255);
 
     /// The level of what is merged from segments of this level and lower ones.
     #[must_use]
     pub fn above(self) -> Self {
-        Self(self.0.saturating_add(1).min(Self::BOTTOM.0 - 1))
+        Self(self.0.saturating_add(1).min(Self::ARCHIVED.0 - 1))
     }
 
-    /// The number in tables: 1 as flushed, 255 at the bottom.
+    /// The number in tables: 1 as flushed, 254 in the archive, 255 at the bottom.
     #[must_use]
     pub fn number(self) -> u8 {
         self.0
@@ -51,6 +61,52 @@ pub struct Place {
     pub run: u64,
 }
 
+/// Where the data pages of a segment are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tier {
+    /// In its file.
+    Hot,
+    /// In an object of the cold target, of the same number. Its file has the filter and the page index.
+    Cold {
+        /// The length of the data pages in the object, packed and padded: a multiple of the I/O unit.
+        data_bytes: u64,
+        /// The length of the pages before they were packed.
+        plain_bytes: u64,
+    },
+    /// In its file, to which they were brought back. They stay there until they are wanted in the cold target again.
+    Warm,
+}
+
+impl Tier {
+    /// Whether the data pages are in the cold target.
+    #[must_use]
+    pub fn is_cold(self) -> bool {
+        matches!(self, Self::Cold { .. })
+    }
+
+    fn encode(self, out: &mut ByteWriter) {
+        let (code, data_bytes, plain_bytes) = match self {
+            Self::Hot => (1, 0, 0),
+            Self::Cold { data_bytes, plain_bytes } => (2, data_bytes, plain_bytes),
+            Self::Warm => (3, 0, 0),
+        };
+        out.u8(code);
+        out.u64(data_bytes);
+        out.u64(plain_bytes);
+    }
+
+    fn decode(input: &mut ByteReader<'_>) -> Result<Self, Malformed> {
+        match (input.u8()?, input.u64()?, input.u64()?) {
+            (1, 0, 0) => Ok(Self::Hot),
+            (2, data_bytes, plain_bytes) if data_bytes > 0 && data_bytes.is_multiple_of(IO_UNIT) => {
+                Ok(Self::Cold { data_bytes, plain_bytes })
+            }
+            (3, 0, 0) => Ok(Self::Warm),
+            _ => Err(Malformed("a segment is in no tier")),
+        }
+    }
+}
+
 /// What the manifest holds of a segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SegmentMeta {
@@ -60,6 +116,8 @@ pub struct SegmentMeta {
     pub collection: CollectionId,
     /// Where it stands among the segments of the collection.
     pub place: Place,
+    /// Where its data pages are.
+    pub tier: Tier,
     /// The length of the file.
     pub file_bytes: u64,
     /// How many versions it holds, tombstones included.
@@ -83,8 +141,17 @@ pub struct SegmentMeta {
 }
 
 impl SegmentMeta {
+    /// The length of its file and of its object, if it has one.
+    #[must_use]
+    pub fn total_bytes(&self) -> u64 {
+        match self.tier {
+            Tier::Hot | Tier::Warm => self.file_bytes,
+            Tier::Cold { data_bytes, .. } => self.file_bytes.saturating_add(data_bytes),
+        }
+    }
+
     /// The fewest bytes that an encoded value has.
-    pub const BYTES_MIN: usize = 8 + 4 + 1 + 8 + 3 * 8 + 4 * 8 + 4 + 2;
+    pub const BYTES_MIN: usize = 8 + 4 + 1 + 8 + 17 + 3 * 8 + 4 * 8 + 4 + 2;
 
     /// Writes the value as the table of this module says.
     pub fn encode(&self, out: &mut ByteWriter) {
@@ -92,6 +159,7 @@ impl SegmentMeta {
         out.u32(self.collection.0);
         out.u8(self.place.level.0);
         out.u64(self.place.run);
+        self.tier.encode(out);
         out.u64(self.file_bytes);
         out.u64(self.entries);
         out.u64(self.tombstones);
@@ -113,6 +181,7 @@ impl SegmentMeta {
             number: input.u64()?,
             collection: CollectionId(input.u32()?),
             place: Place { level: Level(input.u8()?), run: input.u64()? },
+            tier: Tier::decode(input)?,
             file_bytes: input.u64()?,
             entries: input.u64()?,
             tombstones: input.u64()?,
@@ -130,6 +199,9 @@ impl SegmentMeta {
         if meta.place.level.0 == 0 {
             return Err(Malformed("a segment has level 0"));
         }
+        if meta.tier != Tier::Hot && meta.place.level != Level::ARCHIVED {
+            return Err(Malformed("a segment is cold and not archived"));
+        }
         if meta.entries == 0 || meta.tombstones > meta.entries {
             return Err(Malformed("the counts of a segment contradict each other"));
         }
@@ -146,11 +218,14 @@ mod tests {
 
     use super::*;
 
+    const ARCHIVE: Place = Place { level: Level::ARCHIVED, run: 5 };
+
     fn sample() -> SegmentMeta {
         SegmentMeta {
             number: 7,
             collection: CollectionId(3),
             place: Place { level: Level::FLUSHED.above(), run: 5 },
+            tier: Tier::Hot,
             file_bytes: 8192,
             entries: 10,
             tombstones: 4,
@@ -172,10 +247,17 @@ mod tests {
 
     #[test]
     fn round_trip() {
-        let bytes = encoded(&sample());
-        let mut input = ByteReader::new(&bytes);
-        assert_eq!(SegmentMeta::decode(&mut input).unwrap(), sample());
-        input.finish().unwrap();
+        let cold = SegmentMeta {
+            tier: Tier::Cold { data_bytes: 8192, plain_bytes: 9000 },
+            place: ARCHIVE,
+            ..sample()
+        };
+        for meta in [sample(), cold] {
+            let bytes = encoded(&meta);
+            let mut input = ByteReader::new(&bytes);
+            assert_eq!(SegmentMeta::decode(&mut input).unwrap(), meta);
+            input.finish().unwrap();
+        }
     }
 
     #[test]
@@ -196,6 +278,8 @@ mod tests {
     fn contradictions_are_refused() {
         let cases = [
             SegmentMeta { collection: CollectionId(0), ..sample() },
+            SegmentMeta { tier: Tier::Warm, ..sample() },
+            SegmentMeta { tier: Tier::Cold { data_bytes: 100, plain_bytes: 9 }, place: ARCHIVE, ..sample() },
             SegmentMeta { entries: 0, tombstones: 0, ..sample() },
             SegmentMeta { place: Place { level: Level(0), run: 5 }, ..sample() },
             SegmentMeta { tombstones: 11, ..sample() },

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::ids::{CollectionId, Height, Seq, ShardId};
-use crate::segment_meta::Level;
+use crate::message::TierReport;
+use crate::segment_meta::{Level, Tier};
 
 /// What a segment is to readers and to compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,6 +31,8 @@ pub struct SegmentStats {
     pub run: u64,
     /// Its state.
     pub state: SegmentState,
+    /// Where its data pages are.
+    pub tier: Tier,
     /// Bytes on disk.
     pub file_bytes: u64,
     /// Entries, tombstones included.
@@ -173,6 +176,12 @@ pub struct ShardStats {
     pub stalls: Stalls,
     /// The disk, as far as it is full.
     pub space: SpaceStats,
+    /// What moves to and from the cold target has come to.
+    pub tiering: TierStats,
+    /// Segments that were written into the archive.
+    pub archived_segments: u64,
+    /// Bytes of their files and objects.
+    pub archived_bytes: u64,
     /// Its segments.
     pub segments: Vec<SegmentStats>,
 }
@@ -190,6 +199,25 @@ impl ShardStats {
         }
         levels
     }
+}
+
+/// What moves between the tiers, and reads of the cold target, have come to since the shard was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TierStats {
+    /// What has moved, in either direction.
+    pub moved: TierReport,
+    /// Moves that were given up.
+    pub moves_failed: u64,
+    /// Reads that failed because of the cold target.
+    pub reads_failed: u64,
+    /// Objects that nothing refers to, and that are still there because somebody reads them or the target fails.
+    pub objects_to_remove: u64,
+    /// WAL files and segments that were copied to the cold target.
+    pub files_archived: u64,
+    /// Those that went without a copy, because it could not be made in time.
+    pub files_not_archived: u64,
+    /// What the cold target failed with last.
+    pub last_failure: Option<String>,
 }
 
 /// The segments of one level of a collection or index.
@@ -269,6 +297,7 @@ impl Traffic {
             let sum = self.levels.entry(*level).or_default();
             sum.written_bytes += more.written_bytes;
             sum.device_reads += more.device_reads;
+            sum.cold_reads += more.cold_reads;
         }
     }
 }
@@ -280,6 +309,8 @@ pub struct LevelTraffic {
     pub written_bytes: u64,
     /// Pages and partitions that were read because somebody looked a key up.
     pub device_reads: u64,
+    /// Reads of the cold target for records.
+    pub cold_reads: u64,
 }
 
 #[expect(clippy::cast_precision_loss, reason = "a ratio that people look at")]
@@ -309,6 +340,7 @@ mod tests {
             level,
             run,
             state,
+            tier: Tier::Hot,
             file_bytes: 100,
             entries: 10,
             heights: (Height(number), Height(number + 5)),
@@ -342,8 +374,8 @@ mod tests {
         let mut all = Traffic::default();
         assert_eq!((all.write_amplification(), all.read_amplification()), (None, None));
         let levels = BTreeMap::from([
-            (Level::FLUSHED, LevelTraffic { written_bytes: 100, device_reads: 3 }),
-            (Level::BOTTOM, LevelTraffic { written_bytes: 50, device_reads: 5 }),
+            (Level::FLUSHED, LevelTraffic { written_bytes: 100, device_reads: 3, cold_reads: 0 }),
+            (Level::BOTTOM, LevelTraffic { written_bytes: 50, device_reads: 5, cold_reads: 0 }),
         ]);
         let one = Traffic { committed_bytes: 100, keys_read: 8, levels };
         all.add(&one);

@@ -38,7 +38,7 @@ use crate::log::{COUNTER_MAX, UNIT_BYTES};
 use crate::mutants::{self, Mutant};
 
 /// The version of the format that this build reads and writes.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 /// The features of the format that this build knows.
 pub const FEATURES: u64 = 0;
 /// Bytes of the creating build's version at most.

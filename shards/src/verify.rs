@@ -16,7 +16,7 @@ use crate::log::{Frame, FrameKind, Identity, UNIT_BYTES};
 use crate::manifest::{self, ManifestState};
 use crate::message::RecoveryReport;
 use crate::ops;
-use crate::segment::{self, FilterKey, SegmentHome};
+use crate::segment::{self, FilterKey, SegmentHome, VerifyScope};
 use crate::superblock::{self, Loaded, Superblock};
 use crate::wal;
 
@@ -31,6 +31,10 @@ pub struct ShardVerification {
     pub bytes: u64,
     /// Live segments.
     pub segments: u64,
+    /// Those of them whose pages are in the cold target.
+    pub cold_segments: u64,
+    /// Bytes of those pages.
+    pub cold_bytes: u64,
     /// Versions in them, tombstones included.
     pub entries: u64,
     /// Commits in the WAL above the checkpoint.
@@ -124,10 +128,11 @@ pub async fn verify_shard<E: Env>(
     env: &E,
     identity: Identity,
     filter_key: &FilterKey,
+    scope: VerifyScope,
     progress: &impl Fn(u64),
 ) -> Result<ShardVerification> {
     let mut found = ShardVerification::default();
-    if let Err(fault) = check_shard(env, identity, filter_key, progress, &mut found).await {
+    if let Err(fault) = check_shard(env, identity, filter_key, scope, progress, &mut found).await {
         found.faults.push(unless_stopped(fault)?);
     }
     Ok(found)
@@ -137,6 +142,7 @@ async fn check_shard<E: Env>(
     env: &E,
     identity: Identity,
     filter_key: &FilterKey,
+    scope: VerifyScope,
     progress: &impl Fn(u64),
     found: &mut ShardVerification,
 ) -> Result<()> {
@@ -159,7 +165,7 @@ async fn check_shard<E: Env>(
     let is_leftover = |name: &FileName| name.kind == FileKind::Segment && !live.contains(&name.number);
     found.leftovers = files.iter().map(|(name, _)| *name).filter(is_leftover).collect();
     progress(bytes_of(&is_leftover));
-    check_segments(env, identity, filter_key, progress, state, found).await
+    check_segments(env, identity, filter_key, scope, progress, state, found).await
 }
 
 async fn check_wal<E: Env>(
@@ -219,6 +225,7 @@ async fn check_segments<E: Env>(
     env: &E,
     identity: Identity,
     filter_key: &FilterKey,
+    scope: VerifyScope,
     progress: &impl Fn(u64),
     state: &ManifestState,
     found: &mut ShardVerification,
@@ -237,8 +244,12 @@ async fn check_segments<E: Env>(
             );
             found.faults.push(Error::corruption(name, 0, what));
         }
-        found.faults.extend(segment::verify(env, home, meta.clone(), filter_key).await?);
+        found.faults.extend(segment::verify(env, home, meta.clone(), filter_key, scope).await?);
         found.segments += 1;
+        if meta.tier.is_cold() {
+            found.cold_segments += 1;
+            found.cold_bytes += meta.total_bytes() - meta.file_bytes;
+        }
         found.entries += meta.entries;
         progress(meta.file_bytes);
     }

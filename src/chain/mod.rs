@@ -9,6 +9,6 @@ pub mod queries;
 pub mod regtest;
 
 pub use block::ChainBlock;
-pub use collections::collections;
+pub use collections::{cold_after, collections};
 pub use error::ChainError;
 pub use ingest::{Ingest, IngestReport, block_changes};

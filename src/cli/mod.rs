@@ -12,6 +12,7 @@ mod show;
 mod soak;
 mod stats;
 mod store;
+mod tier;
 mod tip;
 mod utxos;
 mod verify;
@@ -58,6 +59,8 @@ enum Command {
     Reorg(reorg::ReorgArgs),
     /// Show what a store holds and what its shards do
     Stats(stats::StatsArgs),
+    /// Move old data to cheap storage and back, and show what is where
+    Tier(tier::TierArgs),
     /// Read every byte of a store and list everything that is wrong with it
     Verify(verify::VerifyArgs),
     /// Measure this machine's device, and how much of it the engine passes on
@@ -114,6 +117,7 @@ fn dispatch(command: Command, out: &mut Out) -> Outcome {
         Command::Tip(args) => tip::run(&args, out),
         Command::Reorg(args) => reorg::run(&args, out),
         Command::Stats(args) => stats::run(&args, out),
+        Command::Tier(args) => tier::run(&args, out),
         Command::Verify(args) => verify::run(&args, out),
     }
 }

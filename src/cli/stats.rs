@@ -9,11 +9,15 @@ use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, FileKind, block_on};
 use op_engine_shards::CollectionId;
 use op_engine_shards::segment_meta::Level;
-use op_engine_shards::stats::{LevelStats, SegmentState, ShardStats, SpaceStats, StallReason, Traffic};
+use op_engine_shards::segment_meta::Tier;
+use op_engine_shards::stats::{
+    LevelStats, SegmentState, ShardStats, SpaceStats, StallReason, TierStats, Traffic,
+};
 
 use super::failure::Outcome;
 use super::show::{Out, bytes, count, percent, plural, table, wide_table};
 use super::store::StoreArgs;
+use super::tier;
 
 #[derive(Args)]
 #[command(
@@ -183,6 +187,7 @@ fn levels(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut Out) 
         "in memory>",
         "written>",
         "device reads>",
+        "cold reads>",
     ];
     let mut rows = wide_table(&columns);
     let mut all: Vec<_> = stats
@@ -207,13 +212,18 @@ fn levels(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut Out) 
             bytes(sum.memory_bytes),
             bytes(traffic.written_bytes),
             count(traffic.device_reads),
+            count(traffic.cold_reads),
         ]);
     }
     out.table("Levels: 1 as flushed, one more with each merge", &rows)
 }
 
 fn level_name(level: Level) -> String {
-    if level == Level::BOTTOM { "bottom".to_owned() } else { level.number().to_string() }
+    match level {
+        Level::BOTTOM => "bottom".to_owned(),
+        Level::ARCHIVED => "archive".to_owned(),
+        level => level.number().to_string(),
+    }
 }
 
 /// How many segments are in which state.
@@ -247,6 +257,8 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
     }
     out.table("Shards", &rows)?;
     stalls(stats, out)?;
+    out.line(tier::summary(stats))?;
+    cold_target(stats, out)?;
     let reads: u64 = stats.shards.iter().map(|shard| shard.cache_misses).sum();
     let hits: u64 = stats.shards.iter().map(|shard| shard.cache_hits).sum();
     out.line(format_args!(
@@ -281,6 +293,30 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
             count(device.writes),
             bytes(device.written_bytes),
             count(device.syncs)
+        ))?;
+    }
+    Ok(())
+}
+
+/// How the cold target fares, if it was used.
+fn cold_target(stats: &Stats, out: &mut Out) -> Outcome {
+    let sum = |of: fn(&TierStats) -> u64| stats.shards.iter().map(|shard| of(&shard.tiering)).sum::<u64>();
+    let failed = sum(|tiers| tiers.moves_failed) + sum(|tiers| tiers.reads_failed);
+    let archived = sum(|tiers| tiers.files_archived) + sum(|tiers| tiers.files_not_archived);
+    if failed > 0 {
+        let last = stats.shards.iter().find_map(|shard| shard.tiering.last_failure.as_deref());
+        out.line(format_args!(
+            "cold target: {} moves and {} reads failed since the store was opened; last: {}",
+            count(sum(|tiers| tiers.moves_failed)),
+            count(sum(|tiers| tiers.reads_failed)),
+            last.unwrap_or_default()
+        ))?;
+    }
+    if archived > 0 {
+        out.line(format_args!(
+            "archive: {} copied, {} gone without a copy",
+            plural(sum(|tiers| tiers.files_archived), "file"),
+            count(sum(|tiers| tiers.files_not_archived))
         ))?;
     }
     Ok(())
@@ -336,6 +372,8 @@ fn all_segments(stats: &Stats, name: &dyn Fn(&CollectionId) -> String, out: &mut
         for segment in &shard.segments {
             let state = match segment.state {
                 SegmentState::Young => "young",
+                SegmentState::Final if segment.tier.is_cold() => "cold",
+                SegmentState::Final if segment.tier == Tier::Warm => "warm",
                 SegmentState::Final => "final",
                 SegmentState::Orphaned => "orphaned",
             };

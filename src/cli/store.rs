@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
-use op_engine::{Config, Engine, Error, Tip, chain};
+use op_engine::{ColdTarget, Config, Engine, Error, Tip, chain};
 
 use super::failure::Outcome;
 
@@ -14,6 +14,9 @@ pub(crate) struct StoreArgs {
     /// The directory of the store
     #[arg(long, value_name = "DIR")]
     pub(crate) store: PathBuf,
+    /// Where old data was moved to: a directory, or s3://bucket/prefix
+    #[arg(long, value_name = "TARGET", env = "OP_ENGINE_COLD_TARGET")]
+    cold_target: Option<String>,
 }
 
 /// How long a command waits for another process to let go of the store.
@@ -23,7 +26,16 @@ impl StoreArgs {
     /// A configuration for the store, which is not created.
     pub(crate) fn config(&self) -> Outcome<Config> {
         check_exists(&self.store)?;
-        Ok(config(&self.store).create(false))
+        let config = config(&self.store).create(false);
+        match &self.cold_target {
+            None => Ok(config),
+            Some(target) => Ok(config.cold(ColdTarget::Directory(target.into()))),
+        }
+    }
+
+    /// Whether a cold target is given.
+    pub(crate) fn has_cold_target(&self) -> bool {
+        self.cold_target.is_some()
     }
 
     /// Opens the store for reading only: nothing in it is changed.

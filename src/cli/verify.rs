@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use op_engine::{Config, VerifyProgress, VerifyReport};
+use op_engine::{Config, VerifyProgress, VerifyReport, VerifyScope};
 use op_engine_io::num::to_u64;
 
 use super::failure::{Failure, Outcome};
@@ -15,16 +15,21 @@ use super::store::StoreArgs;
 #[derive(Args)]
 #[command(
     after_help = "Nothing is changed. The store must not be in use. The exit code is 0 if the store is sound, 1 if \
-it is not.\n\nExamples:\n  op-engine verify --store /var/lib/opnet/store"
+it is not.\n\nExamples:\n  op-engine verify --store /var/lib/opnet/store\n  \
+op-engine verify --store /var/lib/opnet/store --cold --cold-target /mnt/hdd/opnet"
 )]
 pub(crate) struct VerifyArgs {
     #[command(flatten)]
     store: StoreArgs,
+    /// Read what is in the cold target, too: all of it
+    #[arg(long)]
+    cold: bool,
 }
 
 pub(crate) fn run(args: &VerifyArgs, out: &mut Out) -> Outcome {
     let started = Instant::now();
-    let report = check(args.store.config()?)?;
+    let scope = if args.cold { VerifyScope::ColdToo } else { VerifyScope::Hot };
+    let report = check(args.store.config()?, scope)?;
     summary(&report, started.elapsed(), out)?;
     out.flush()?;
     if report.is_sound() {
@@ -40,13 +45,13 @@ pub(crate) fn run(args: &VerifyArgs, out: &mut Out) -> Outcome {
 }
 
 /// Runs the check on a thread of its own and shows how far it is.
-pub(crate) fn check(config: Config) -> Outcome<VerifyReport> {
+pub(crate) fn check(config: Config, scope: VerifyScope) -> Outcome<VerifyReport> {
     let progress = VerifyProgress::default();
     let (sender, done) = channel();
     let seen = progress.clone();
     let thread = std::thread::Builder::new().name("verify".to_owned()).spawn(move || {
         // The receiver waits for as long as this runs.
-        drop(sender.send(op_engine::verify(config, &seen)));
+        drop(sender.send(op_engine::verify(config, scope, &seen)));
     });
     let thread = thread.map_err(|error| Failure::os("start a thread", error))?;
     let bar = ProgressBar::new(0);
@@ -90,6 +95,13 @@ fn summary(report: &VerifyReport, took: Duration, out: &mut Out) -> Outcome {
         plural(report.segment_entries, "version"),
         plural(report.wal_commits, "part") + " of commits"
     ))?;
+    if report.cold_segments > 0 {
+        out.line(format_args!(
+            "cold      {} with {} in the cold target",
+            plural(report.cold_segments, "segment"),
+            bytes(report.cold_bytes)
+        ))?;
+    }
     if let Some(compared) = &report.compared {
         out.line(format_args!(
             "compared  {}, {}, {} index entries",

@@ -12,11 +12,12 @@ use std::time::Duration;
 use op_engine_io::mailbox::Receiver;
 use op_engine_io::{Env, ReplySender, TaskClass, reply};
 use op_engine_shards::barrier::{Barrier, Commit};
+use op_engine_shards::catalog::Catalog;
 use op_engine_shards::message::{CommitKind, Progress, Request};
 use op_engine_shards::ops::Op;
 use op_engine_shards::shard::encode_rollback;
 use op_engine_shards::signal::Signal;
-use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
+use op_engine_shards::{BlockHash, CollectionId, Height, Seq, StoreId};
 
 use crate::config::Durability;
 use crate::engine::basis::{Basis, BetweenBlocks};
@@ -48,6 +49,14 @@ struct PendingAck {
     ack: Ack,
 }
 
+/// What opening the store has found.
+pub(crate) struct Found {
+    pub(crate) store: StoreId,
+    pub(crate) catalog: Catalog,
+    /// The last commit.
+    pub(crate) last: Seq,
+}
+
 /// Orders commits. Lives on a host of its own.
 pub(crate) struct Committer<E: Env> {
     pub(super) env: E,
@@ -69,6 +78,9 @@ pub(crate) struct Committer<E: Env> {
     /// Whether shards were told of the failure that has stopped commits.
     stop_told: Cell<bool>,
     pub(super) upkeep: Upkeep,
+    /// The collections as of the last commit that has changed them.
+    pub(super) catalog: RefCell<Catalog>,
+    pub(super) store: StoreId,
     /// Whether shards were told to end, so that what goes on in the background has nobody to talk to.
     closing: Cell<bool>,
 }
@@ -79,17 +91,17 @@ impl<E: Env> Committer<E> {
         shared: Arc<Shared>,
         barrier: Rc<Barrier>,
         durability: Durability,
-        chain_index: CollectionId,
-        last: Seq,
         upkeep: Upkeep,
+        found: Found,
     ) -> Rc<Self> {
+        let Found { store, catalog, last } = found;
         Rc::new(Self {
             space: SpaceGuard::new(env.clone()),
             env,
             shared,
             barrier,
             durability,
-            chain_index,
+            chain_index: system::chain_spec().id,
             between_blocks: BetweenBlocks::default(),
             last: Cell::new(last),
             told: Cell::new(Seq::ZERO),
@@ -99,6 +111,8 @@ impl<E: Env> Committer<E> {
             applied_moved: Signal::default(),
             stop_told: Cell::new(false),
             upkeep,
+            catalog: RefCell::new(catalog),
+            store,
             closing: Cell::new(false),
         })
     }
@@ -120,6 +134,10 @@ impl<E: Env> Committer<E> {
                     self.answer_commit(outcome, reply, None, true);
                 }
                 Order::Reorg { target, reply } => self.reorg(target, reply).await,
+                Order::Tier { collection, policy, reply } => {
+                    reply.send(self.set_tier(collection, policy).await)
+                }
+                Order::MarkColdTarget(reply) => reply.send(self.mark_cold_target().await),
                 Order::Settle(reply) => reply.send(self.check_alive()),
                 Order::Sync(reply) => self.sync(reply).await,
                 Order::Close(reply) => {
@@ -139,7 +157,9 @@ impl<E: Env> Committer<E> {
             match order {
                 Order::Block { reply, .. } | Order::Global { reply, .. } => reply.send(Err(Error::ReadOnly)),
                 Order::Reorg { reply, .. } => reply.send(Err(Error::ReadOnly)),
-                Order::Settle(reply) => reply.send(Err(Error::ReadOnly)),
+                Order::Tier { reply, .. } | Order::MarkColdTarget(reply) | Order::Settle(reply) => {
+                    reply.send(Err(Error::ReadOnly));
+                }
                 Order::Sync(reply) => reply.send(Ok(())),
                 Order::Close(reply) => {
                     self.shared.subscribers.close();
@@ -228,7 +248,7 @@ impl<E: Env> Committer<E> {
         Ok(seq)
     }
 
-    async fn require_room(&self, what: &str, changes: &Resolved) -> Result<()> {
+    pub(super) async fn require_room(&self, what: &str, changes: &Resolved) -> Result<()> {
         self.count_refusal(self.space.require(&self.barrier, what, &Wanted::by(changes)).await)
     }
 
@@ -240,7 +260,7 @@ impl<E: Env> Committer<E> {
     }
 
     /// Sends a commit to every shard, and waits until readers of every shard could see it.
-    async fn send(&self, commit: Commit) -> Result<Seq> {
+    pub(super) async fn send(&self, commit: Commit) -> Result<Seq> {
         let progress = self.progress();
         let seq = self.barrier.send(commit, self.last.get(), progress).await?;
         self.last.set(seq);

@@ -2,6 +2,7 @@
 
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 use op_engine_shards::catalog::{CollectionSpec, History, Layout};
+use op_engine_shards::tier::TierPolicy;
 use op_engine_shards::visibility::Scope;
 
 use crate::collection::{CollectionDef, IndexSpec};
@@ -40,7 +41,7 @@ struct IndexDefinition {
 
 /// What a collection, or an index of it, is declared as.
 pub(crate) fn collection_spec(def: &CollectionDef) -> Result<CollectionSpec> {
-    let CollectionDef { name, scope, history, layout, partition, key_shape, value_version, .. } = def;
+    let CollectionDef { name, scope, history, layout, tier, partition, key_shape, value_version, .. } = def;
     let definition = Definition {
         key: checked_shape(key_shape)?,
         partition: op_engine_io::num::to_u64(*partition),
@@ -53,6 +54,7 @@ pub(crate) fn collection_spec(def: &CollectionDef) -> Result<CollectionSpec> {
         scope: *scope,
         history: *history,
         layout: *layout,
+        tier: *tier,
         dropped: false,
         definition: definition.encode(),
     })
@@ -69,6 +71,7 @@ pub(crate) fn index_spec(def: &CollectionDef, index: &IndexSpec, origin: Origin)
     Ok(CollectionSpec {
         name: index.name.clone(),
         layout: Layout::Mutable,
+        tier: TierPolicy::HOT,
         definition: definition.encode(),
         ..collection_spec(def)?
     })

@@ -2,6 +2,7 @@
 
 use op_engine_shards::CollectionId;
 use op_engine_shards::catalog::{CollectionSpec, History, Layout};
+use op_engine_shards::tier::TierPolicy;
 use op_engine_shards::visibility::Scope;
 
 use crate::engine::chain_window::Tip;
@@ -59,6 +60,7 @@ pub(crate) fn definitions(bytes: &[u8]) {
         scope: Scope::Chain,
         history: History::Window,
         layout: Layout::Mutable,
+        tier: TierPolicy::HOT,
         dropped: false,
         definition: definition.to_vec(),
     };

@@ -60,6 +60,8 @@ impl Machine {
     pub(crate) fn settings(&self, config: &Config) -> RealSettings {
         let mut settings = RealSettings::new(&config.path);
         settings.create = config.create && !config.read_only;
+        settings.cold = config.cold.clone();
+        settings.cold_limits = config.cold_limits;
         settings.cores = self.tuning.shard_cpus.iter().map(|cpu| to_usize(u64::from(cpu.0))).collect();
         settings.queue_depth = to_usize(u64::from(self.tuning.read_depth));
         settings.arena_bytes = to_usize(self.tuning.arena_bytes);
@@ -68,15 +70,18 @@ impl Machine {
         settings
     }
 
-    /// The share of one of `shards` in the memory budget.
-    pub(crate) fn shard_config(&self, shards: u16) -> ShardConfig {
+    /// The share of one of `shards` in the memory budget. Pages of a cold target have a quarter of those that are cached.
+    pub(crate) fn shard_config(&self, shards: u16, has_cold_target: bool) -> ShardConfig {
         let shards = u64::from(shards.max(1));
         let memory = &self.tuning.memory;
         let memtable_bytes = (memory.memtable_bytes / shards / MEMTABLES_PER_SHARD).max(1 << 20);
+        let cache_bytes = memory.read_cache_bytes / shards;
+        let cold_cache_bytes = if has_cold_target { cache_bytes / 4 } else { 0 };
         ShardConfig {
             memtable_bytes_max: to_usize(memtable_bytes),
             memtables_frozen_max: 1,
-            cache_bytes: memory.read_cache_bytes / shards,
+            cache_bytes: cache_bytes - cold_cache_bytes,
+            cold_cache_bytes,
             filter_bytes_max: memory.filter_bytes / shards,
             wal_file_bytes: memtable_bytes.clamp(4 << 20, 64 << 20).next_multiple_of(1 << 20),
             ..ShardConfig::default()

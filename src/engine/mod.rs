@@ -24,6 +24,7 @@ mod shared;
 mod snapshot;
 mod space;
 mod system;
+mod tiers;
 mod upkeep;
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -174,9 +175,10 @@ impl Engine {
     pub fn open_blocking(config: Config) -> Result<Self> {
         let machine = machine::Machine::derive(&config)?;
         let world = RealWorld::open(machine.settings(&config))?;
+        let has_cold_target = config.cold.is_some();
         let (settings, reserve) = (config.shard_settings.clone(), config.space_reserve_bytes);
         let shard_config = |shards| {
-            let settings = settings.clone().unwrap_or_else(|| machine.shard_config(shards));
+            let settings = settings.clone().unwrap_or_else(|| machine.shard_config(shards, has_cold_target));
             ShardConfig { space_reserve_bytes: reserve.or(settings.space_reserve_bytes), ..settings }
         };
         let opened = block_on(open::open_in(world.clone(), config, machine.shards(), shard_config));

@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use op_engine_io::mailbox::{Receiver, Sender, mailbox};
 use op_engine_io::{Env, PanicHook, Place, Reply, ReplySender, Running, TaskClass, World, reply};
 use op_engine_shards::barrier::{Barrier, Commit};
-use op_engine_shards::catalog::Catalog;
+use op_engine_shards::catalog::{Catalog, ColdMark};
 use op_engine_shards::log::Identity;
 use op_engine_shards::message::{
     CommitKind, Direction, Event, GoOn, Horizon, KeyRange, Progress, RecoveryReport, Request, ScanRequest,
@@ -26,12 +26,13 @@ use op_engine_shards::{
 use crate::collection::CollectionDef;
 use crate::config::{Config, Durability};
 use crate::engine::chain_window::{ChainWindow, Tip};
-use crate::engine::committer::Committer;
+use crate::engine::committer::{Committer, Found};
 use crate::engine::order::Order;
 use crate::engine::progress::{self, Stage};
 use crate::engine::registry::{Registry, Wishes};
 use crate::engine::shared::{PanicSlot, Shared};
 use crate::engine::system::{self, BlockRecord};
+use crate::engine::tiers;
 use crate::engine::upkeep::Upkeep;
 use crate::engine::{Engine, Recovered};
 use crate::error::{Error, Result};
@@ -89,6 +90,9 @@ pub(crate) async fn open_in<W: World>(
     for (type_id, purge) in config.purges {
         collections.iter_mut().filter(|def| def.type_id == type_id).for_each(|def| def.purge = purge.clone());
     }
+    for (type_id, tier) in config.tiers {
+        collections.iter_mut().filter(|def| def.type_id == type_id).for_each(|def| def.tier = tier);
+    }
     let plan = Plan {
         path: config.path.clone(),
         create: config.create && !config.read_only,
@@ -111,6 +115,14 @@ pub(crate) async fn open_in<W: World>(
     })?;
     let mut hosts = vec![committer];
     // Each early return drops the far ends, upon which every host that was started ends by itself.
+    let archives = config.archives;
+    let shard_config = |shards| ShardConfig {
+        reorg_window_blocks: config.reorg_window_blocks,
+        restores_cold_files: !read_only,
+        archives_wal: archives.0,
+        archives_orphans: archives.1,
+        ..with_cold(shard_config(shards), config.cold_bytes_per_second, config.cold_segment_bytes)
+    };
     let superblock = gone(&panicked, identity_end.await)??;
     let connected = connect(&world, &superblock, &panicked, &shard_config, &mut hosts)?;
     connected_end.send(connected);
@@ -123,6 +135,14 @@ pub(crate) async fn open_in<W: World>(
             }
             Err(error)
         }
+    }
+}
+
+fn with_cold(config: ShardConfig, rate: Option<u64>, segment_bytes: Option<u64>) -> ShardConfig {
+    ShardConfig {
+        cold_bytes_per_second: rate.unwrap_or(config.cold_bytes_per_second),
+        cold_segment_bytes: segment_bytes.unwrap_or(config.cold_segment_bytes),
+        ..config
     }
 }
 
@@ -218,24 +238,30 @@ async fn run_committer<E: Env>(
         let failed = works.iter().filter(|(_, work)| matches!(work.stage, Stage::Failed(_)));
         let remake: Vec<_> = failed.map(|(id, _)| *id).filter(|_| !read_only).collect();
         let wishes = Wishes { collections: &collections, drops: &drops, remake: &remake, in_use: &in_use };
-        let (registry, last) = define_collections(&barrier, wishes, catalog, term.cut, read_only).await?;
+        let marked = if read_only {
+            catalog.cold_mark
+        } else {
+            tiers::find_mark_at_open(&env, superblock.store, catalog.cold_mark).await?
+        };
+        let (registry, catalog, last) =
+            define_collections(&barrier, wishes, catalog, term.cut, marked, read_only).await?;
         let shared = Arc::new(Shared::new(requests, placement, registry, panicked));
         shared.indexes.set_all(&works);
         shared.purges.set_all(&works);
         let chain = load_chain(&shared, last, window, horizon).await?;
         shared.publish_applied(last, |place| *place = chain);
         shared.publish_durable(barrier.cut());
-        Ok::<_, Error>((shared, last))
+        Ok::<_, Error>((shared, catalog, last))
     };
-    let (shared, last) = match prepared.await {
+    let (shared, catalog, last) = match prepared.await {
         Ok(prepared) => prepared,
         Err(error) => return opened.send(Err(error)),
     };
     let recovered = Recovered { cut: term.cut, torn_tail_bytes };
     opened.send(Ok(Opened { shared: Arc::clone(&shared), recovered }));
-    let chain_index = system::chain_spec().id;
     let upkeep = Upkeep::new(upkeep_rows_max);
-    let committer = Committer::new(env, shared, barrier, durability, chain_index, last, upkeep);
+    let found = Found { store: superblock.store, catalog, last };
+    let committer = Committer::new(env, shared, barrier, durability, upkeep, found);
     if read_only { committer.refuse(orders).await } else { committer.run(orders).await }
 }
 
@@ -321,8 +347,9 @@ async fn define_collections(
     wishes: Wishes<'_>,
     mut catalog: Catalog,
     last: Seq,
+    marked: Option<ColdMark>,
     read_only: bool,
-) -> Result<(Registry, Seq)> {
+) -> Result<(Registry, Catalog, Seq)> {
     let is_new = catalog.collections.is_empty();
     if is_new {
         for spec in system::specs() {
@@ -338,11 +365,12 @@ async fn define_collections(
     let wanted = match (changed, new_name) {
         (Some(_), Some(name)) if read_only => return Err(Error::UnknownCollection { name }),
         // What only tidies up can wait.
-        (Some(_), None) if read_only => return Ok((registry, last)),
+        (Some(_), None) if read_only => return Ok((registry, catalog, last)),
         (Some(wanted), _) => wanted,
-        (None, _) if is_new => catalog,
-        (None, _) => return Ok((registry, last)),
+        (None, _) if is_new || marked != catalog.cold_mark => catalog,
+        (None, _) => return Ok((registry, catalog, last)),
     };
+    let wanted = Catalog { cold_mark: marked, ..wanted };
     let payload = encode_catalog(&wanted);
     let commit = Commit {
         kind: CommitKind::Schema,
@@ -355,7 +383,7 @@ async fn define_collections(
     let seq = barrier.send(commit, last, Progress { cut: last, horizon: Horizon::default() }).await?;
     barrier.until_applied(seq).await?;
     barrier.until_durable(seq).await?;
-    Ok((registry, seq))
+    Ok((registry, wanted, seq))
 }
 
 /// Reads the part of the chain that a reorg can reach.

@@ -1,6 +1,7 @@
 //! What the committer is asked to do.
 
 use op_engine_io::ReplySender;
+use op_engine_shards::tier::TierPolicy;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
 use crate::batch::Below;
@@ -82,6 +83,14 @@ pub(crate) enum Order {
         target: Height,
         reply: ReplySender<Result<Reorged>>,
     },
+    /// Change when data of a collection moves to the cold target.
+    Tier {
+        collection: CollectionId,
+        policy: TierPolicy,
+        reply: ReplySender<Result<()>>,
+    },
+    /// Put the store's mark on its cold target, unless it is there.
+    MarkColdTarget(ReplySender<Result<()>>),
     /// Say when every order before this one has been applied or refused.
     Settle(ReplySender<Result<()>>),
     /// Make everything applied so far durable.

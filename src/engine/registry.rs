@@ -11,6 +11,7 @@ use crate::collection::{CollectionDef, IndexSpec, PurgeSpec};
 use crate::engine::definition::{self, Origin, collection_spec, differences, index_spec};
 use crate::engine::purge;
 use crate::engine::system::RESERVED_PREFIX;
+use crate::engine::tiers;
 use crate::error::{Difference, Error, Result};
 use crate::key::KeyError;
 
@@ -106,6 +107,7 @@ impl Registry {
 
     fn register(&mut self, def: &CollectionDef, catalog: &Catalog, wanted: &mut Catalog) -> Result<()> {
         check_name(def.name)?;
+        tiers::check(def)?;
         let origin = if catalog.by_name(def.name).is_some() { Origin::Later } else { Origin::WithCollection };
         let id = place(wanted, collection_spec(def)?)?;
         check_indexes(def, wanted)?;
@@ -200,6 +202,7 @@ fn place(catalog: &mut Catalog, spec: CollectionSpec) -> Result<CollectionId> {
         // What differs all the same is taken over, as a higher version of the records.
         if let Some(old) = catalog.collections.iter_mut().find(|old| old.id == id) {
             old.definition = spec.definition;
+            old.tier = spec.tier;
         }
         return Ok(id);
     }

@@ -2,6 +2,7 @@
 
 use op_engine_shards::bytes::{ByteReader, ByteWriter, Malformed};
 use op_engine_shards::catalog::{CollectionSpec, History, Layout};
+use op_engine_shards::tier::TierPolicy;
 use op_engine_shards::visibility::Scope;
 use op_engine_shards::{BlockHash, CollectionId, Height, Seq};
 
@@ -35,6 +36,7 @@ pub(crate) fn progress_spec(scope: Scope) -> CollectionSpec {
         scope: if scope == Scope::Chain { Scope::Chain } else { Scope::Global },
         history: History::Window,
         layout: Layout::Mutable,
+        tier: TierPolicy::HOT,
         dropped: false,
         definition: vec![1],
     }
@@ -48,6 +50,7 @@ pub(crate) fn chain_spec() -> CollectionSpec {
         scope: Scope::Chain,
         history: History::All,
         layout: Layout::AppendOnly,
+        tier: TierPolicy::HOT,
         dropped: false,
         definition: vec![CHAIN_VERSION],
     }

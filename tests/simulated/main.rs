@@ -36,4 +36,6 @@ mod snapshots;
 mod stalls;
 mod state_rules;
 mod support;
+mod tier_faults;
+mod tiers;
 mod verify;

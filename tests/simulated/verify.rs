@@ -2,7 +2,7 @@
 
 use op_engine::{
     Block, BlockHash, Collection, Config, Engine, Error, Height, Index, IndexList, ShardConfig,
-    VerifyProgress, VerifyReport, verify_on,
+    VerifyProgress, VerifyReport, VerifyScope, verify_on,
 };
 use op_engine_io::sim::{SimDisk, SimOptions, SimWorld};
 use op_engine_io::{Dir, FileKind, FileName};
@@ -108,7 +108,7 @@ fn verify_with(disk: SimDisk, config: Config) -> (VerifyReport, SimDisk) {
     let report = world
         .run(async move {
             let progress = VerifyProgress::default();
-            let report = verify_on(machine, config, settings(), &progress).await.unwrap();
+            let report = verify_on(machine, config, settings(), VerifyScope::Hot, &progress).await.unwrap();
             if report.is_sound() {
                 assert_eq!(progress.bytes(), progress.bytes_total());
                 assert!(progress.bytes() > 0);

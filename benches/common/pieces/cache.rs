@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use op_engine_io::{Dir, FileKind, FileName};
 use op_engine_shards::Seq;
-use op_engine_shards::cache::PageCache;
+use op_engine_shards::cache::{PageCache, Shelf};
 use op_engine_shards::segment::{Page, PageNo, PageWriter};
 
 use super::data::{outpoints, value};
@@ -47,16 +47,16 @@ fn place(n: u32) -> Place {
 /// Every page is in the cache.
 pub fn hit() -> Piece {
     let pages = pages();
-    let (cache, mut lru) = (PageCache::new(1 << 30), Lru::new(1 << 30));
+    let (cache, mut lru) = (PageCache::new(1 << 30, 0), Lru::new(1 << 30));
     let mut map = HashMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
     for (n, page) in (0..PAGES).zip(pages.iter()) {
         let (segment, number) = place(n);
-        cache.insert(segment, number, Rc::clone(page));
+        cache.insert(Shelf::Hot, segment, number, Rc::clone(page));
         lru.insert(place(n), Rc::clone(page));
         map.insert(place(n), Rc::clone(page));
     }
     Piece::new(LOOKUPS)
-        .way("PageCache", hits(move |(segment, page)| cache.get(segment, page)))
+        .way("PageCache", hits(move |(segment, page)| cache.get(Shelf::Hot, segment, page)))
         .way("HashMap without a bound", hits(move |place| map.get(&place).cloned()))
         .way("LRU list", hits(move |place| lru.get(place)))
         .agreed()
@@ -77,7 +77,7 @@ fn hits(mut get: impl FnMut(Place) -> Option<Rc<Page>>) -> impl FnMut() -> u64 {
 pub fn turnover() -> Piece {
     let pages = pages();
     let bytes_max = TIGHT_PAGES * pages[0].memory_bytes();
-    let (cache, lru) = (PageCache::new(bytes_max as u64), Lru::new(bytes_max));
+    let (cache, lru) = (PageCache::new(bytes_max as u64, 0), Lru::new(bytes_max));
     let (mut ours, mut others) = (Reader::new(cache, &pages), Reader::new(lru, &pages));
     for _ in 0..WARM_UP {
         ours.read();
@@ -103,11 +103,11 @@ trait Bounded {
 
 impl Bounded for PageCache {
     fn find(&mut self, (segment, page): Place) -> Option<Rc<Page>> {
-        self.get(segment, page)
+        self.get(Shelf::Hot, segment, page)
     }
 
     fn add(&mut self, (segment, number): Place, page: Rc<Page>) {
-        self.insert(segment, number, page);
+        self.insert(Shelf::Hot, segment, number, page);
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::rc::Rc;
 
-use op_engine_io::IO_UNIT_BYTES;
 use op_engine_shards::Seq;
 use op_engine_shards::segment::{IndexPartition, IndexWriter};
 
@@ -26,7 +25,7 @@ pub fn search() -> Piece {
     for (n, [first, _]) in ends.iter().enumerate() {
         let last = n.checked_sub(1).map(|before| (ends[before][1].as_slice(), Seq(1)));
         writer.begin_page(last, first);
-        writer.end_page(IO_UNIT_BYTES as u64, 0);
+        writer.end_page(1, 0);
     }
     let parts = writer.finish();
     let bytes: usize = parts.iter().map(|part| part.bytes.len()).sum();

@@ -72,7 +72,7 @@ pub fn segments() -> Piece {
     let world = SimWorld::new(SimOptions { step_max: u64::MAX, ..SimOptions::default() }, SimDisk::new());
     let env = world.env();
     let segments = world.run(segments_of(env.clone(), &runs)).done().expect("segments are built");
-    let cache = Rc::new(PageCache::new(CACHE_BYTES));
+    let cache = Rc::new(PageCache::new(CACHE_BYTES, 0));
     let source = move |segment: &Rc<Segment<SimEnv>>| {
         let options = CursorOptions { cache: Some(Rc::clone(&cache)), read_ahead_bytes: 0 };
         let all = KeyRange::all();

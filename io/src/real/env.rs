@@ -185,6 +185,10 @@ impl Env for RealEnv {
         self.host.root.space()
     }
 
+    async fn off_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.host.file_calls.aside(work).await
+    }
+
     fn cold(&self) -> Option<RealCold> {
         self.host.cold.clone()
     }

@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -35,29 +36,24 @@ pub(super) struct FileThread {
 
 /// Hands work to the thread.
 #[derive(Clone)]
-pub(super) struct FileCalls(Sender<Job>);
+pub(super) struct FileCalls {
+    jobs: Sender<Job>,
+    cores: Option<Arc<Affinity>>,
+}
 
 impl FileThread {
     /// Starts it, on any of the cores; without them, where its maker runs.
     pub(super) fn start(host: &str, cores: Option<&Affinity>) -> Result<Self> {
         let (sender, jobs) = crossbeam_channel::bounded(JOBS_MAX);
-        let cores = cores.cloned();
+        let cores = cores.cloned().map(Arc::new);
+        let calls = FileCalls { jobs: sender, cores: cores.clone() };
         let name = format!("{host}-files").replace('\0', "");
         let thread = std::thread::Builder::new().name(name).spawn(move || {
-            if let Some(Err(errno)) = cores.map(|cores| cores.apply()) {
-                tracing::debug!(errno, "the thread for files stays on the core of its maker");
-            }
-            if let Err(errno) = sys::give_way() {
-                tracing::debug!(errno, "the thread for files runs as urgently as others");
-            }
+            settle(cores.as_deref());
             work(&jobs);
         });
-        let thread = thread.map_err(|error| Error::Unsupported {
-            what: "starting a thread".to_owned(),
-            cause: error.to_string(),
-            remedy: "raise the limit of threads (TasksMax= of the service, or `ulimit -u`)".to_owned(),
-        })?;
-        Ok(Self { calls: FileCalls(sender), thread })
+        let thread = thread.map_err(|error| no_thread(&error))?;
+        Ok(Self { calls, thread })
     }
 
     pub(super) fn calls(&self) -> FileCalls {
@@ -66,7 +62,7 @@ impl FileThread {
 
     /// Waits until everything that was handed over is done.
     pub(super) fn end(self) {
-        drop(self.calls.0.send(Job::End));
+        drop(self.calls.jobs.send(Job::End));
         if self.thread.join().is_err() {
             tracing::error!("the thread for files panicked");
         }
@@ -81,7 +77,7 @@ impl FileCalls {
     ) -> Result<T> {
         let (sender, answer) = reply();
         let job = Job::Call(Box::new(move || sender.send(call())));
-        if let Err(refused) = self.0.try_send(job)
+        if let Err(refused) = self.jobs.try_send(job)
             && let Job::Call(call) = refused.into_inner()
         {
             call();
@@ -92,7 +88,41 @@ impl FileCalls {
     /// Closes a descriptor before long.
     pub(super) fn close(&self, fd: OwnedFd) {
         // What is not taken comes back and is closed here.
-        drop(self.0.try_send(Job::Close(fd)));
+        drop(self.jobs.try_send(Job::Close(fd)));
+    }
+
+    /// Runs work that keeps a core busy on a thread of its own, which gives way to those of shards. Dropped early, the
+    /// work still runs to its end.
+    pub(super) async fn aside<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T> {
+        let (sender, answer) = reply();
+        let cores = self.cores.clone();
+        let thread = std::thread::Builder::new().name("op-engine-aside".to_owned()).spawn(move || {
+            settle(cores.as_deref());
+            sender.send(work());
+        });
+        thread.map_err(|error| no_thread(&error))?;
+        answer.await.map_err(|_| Error::Stopped)
+    }
+}
+
+fn no_thread(error: &std::io::Error) -> Error {
+    Error::Unsupported {
+        what: "starting a thread".to_owned(),
+        cause: error.to_string(),
+        remedy: "raise the limit of threads (TasksMax= of the service, or `ulimit -u`)".to_owned(),
+    }
+}
+
+/// Leaves the core of the thread's maker to that, and gives way to others.
+fn settle(cores: Option<&Affinity>) {
+    if let Some(Err(errno)) = cores.map(Affinity::apply) {
+        tracing::debug!(errno, "a thread beside a host stays on the core of its maker");
+    }
+    if let Err(errno) = sys::give_way() {
+        tracing::debug!(errno, "a thread beside a host runs as urgently as others");
     }
 }
 
@@ -111,7 +141,6 @@ fn work(jobs: &Receiver<Job>) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
@@ -137,6 +166,7 @@ mod tests {
         }
         thread.end();
         assert_eq!(done.load(Ordering::SeqCst), 3);
+        assert_eq!(block_on(calls.aside(|| 9)), Ok(9));
         // With nobody there the asking thread does it.
         assert_eq!(block_on(calls.run(|| Ok(8))), Ok(8));
     }

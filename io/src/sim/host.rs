@@ -322,6 +322,11 @@ impl Env for SimEnv {
         self.world.options.read_depth
     }
 
+    async fn off_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.yield_now().await;
+        Ok(work())
+    }
+
     fn cold(&self) -> Option<SimCold> {
         self.world.options.cold.then(|| SimCold::new(&self.world, &self.host))
     }

@@ -2,13 +2,15 @@
 
 use super::{seal_sector, trimmed};
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
-use crate::catalog::{Catalog, CollectionSpec, History, Layout};
+use crate::catalog::{Catalog, ColdMark, CollectionSpec, History, Layout};
+use crate::cold_mark;
 use crate::error::Result;
 use crate::ids::{CollectionId, Height, Seq, StoreId};
 use crate::manifest::{Edit, Horizon, ManifestState};
 use crate::ops::{self, Op};
-use crate::segment_meta::{Level, Place, SegmentMeta};
+use crate::segment_meta::{Level, Place, SegmentMeta, Tier};
 use crate::superblock::Superblock;
+use crate::tier::TierPolicy;
 use crate::visibility::{Rollback, Scope};
 
 const SUPERBLOCK_CHECKED_BYTES: usize = 508;
@@ -77,6 +79,7 @@ fn catalog() -> Catalog {
         scope,
         history,
         layout,
+        tier: TierPolicy::after_confirmations(100),
         dropped: id == 4,
         definition: vec![1, 2, 3],
     };
@@ -85,7 +88,7 @@ fn catalog() -> Catalog {
         spec(3, "wallet", Scope::Global, History::Window, Layout::Mutable),
         spec(4, "mempool", Scope::Cleared, History::Window, Layout::Mutable),
     ];
-    Catalog { collections, last: CollectionId(5) }
+    Catalog { cold_mark: None, collections, last: CollectionId(5) }
 }
 
 pub(super) fn catalog_seeds() -> Vec<Vec<u8>> {
@@ -114,6 +117,7 @@ fn segment(number: u64, seq_min: u64) -> SegmentMeta {
         number,
         collection: CollectionId(1),
         place: Place { level: Level::FLUSHED, run: number },
+        tier: Tier::Hot,
         file_bytes: 8192,
         entries: 10,
         tombstones: 1,
@@ -171,4 +175,13 @@ pub(super) fn ops_seeds() -> Vec<Vec<u8>> {
         ops::encode(out, op(300, b"", Some(b"")));
         ops::encode(out, op(2, b"gone", None));
     })]
+}
+
+/// The mark of a cold target, its checksum put right.
+pub(super) fn cold_marks(bytes: &[u8]) {
+    cold_mark::fuzz(&super::seal_sector(bytes.get(..36).unwrap_or(bytes), 36));
+}
+
+pub(super) fn cold_mark_seeds() -> Vec<Vec<u8>> {
+    vec![cold_mark::encode(StoreId([7; 16]), ColdMark(9))]
 }

@@ -37,6 +37,8 @@ pub const TARGETS: &[Target] = &[
         run: segment::index_partitions,
         seeds: segment::index_partition_seeds,
     },
+    Target { name: "packed_pages", run: segment::packed_pages, seeds: segment::packed_page_seeds },
+    Target { name: "cold_marks", run: durable::cold_marks, seeds: durable::cold_mark_seeds },
     Target { name: "filters", run: segment::filters, seeds: segment::filter_seeds },
 ];
 

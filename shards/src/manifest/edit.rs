@@ -150,7 +150,8 @@ pub(super) mod tests {
     use super::*;
     use crate::catalog::{CollectionSpec, History, Layout};
     use crate::ids::CollectionId;
-    use crate::segment_meta::{Level, Place};
+    use crate::segment_meta::{Level, Place, Tier};
+    use crate::tier::TierPolicy;
     use crate::visibility::Scope;
 
     pub(in crate::manifest) fn segment(number: u64, seq_min: u64) -> SegmentMeta {
@@ -158,6 +159,7 @@ pub(super) mod tests {
             number,
             collection: CollectionId(1),
             place: Place { level: Level::FLUSHED, run: number },
+            tier: Tier::Hot,
             file_bytes: 8192,
             entries: 10,
             tombstones: 1,
@@ -173,12 +175,14 @@ pub(super) mod tests {
 
     pub(in crate::manifest) fn catalog() -> Catalog {
         Catalog {
+            cold_mark: Some(crate::catalog::ColdMark(5)),
             collections: vec![CollectionSpec {
                 id: CollectionId(1),
                 name: "utxos".to_owned(),
                 scope: Scope::Chain,
                 history: History::Window,
                 layout: Layout::Mutable,
+                tier: TierPolicy::HOT,
                 dropped: false,
                 definition: vec![1, 2, 3],
             }],

@@ -3,17 +3,19 @@
 use op_engine_io::num::to_u64;
 use op_engine_io::{Env, File as _, IO_UNIT_BYTES, IoBuf, OpenMode, WriteSync};
 
+use super::cold_pages::{ColdPace, ColdPages, PageStart};
 use super::directory::DirectoryWriter;
 use super::filter::{FilterBits, FilterBuilder, FilterKey, FilterStep};
-use super::format::{Checksum, Footer, Header, MetaPage, Part, SegmentHome, UNIT, VERSION, pad};
+use super::format::{Checksum, Footer, Header, MetaPage, Packing, Part, SegmentHome, UNIT, VERSION, pad};
 use super::index::IndexWriter;
+use super::packing::Compression;
 use super::page::PageWriter;
 use super::page_end::PageEnd;
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::mutants::{Mutant, active};
 use crate::ops::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
-use crate::segment_meta::{Level, Place, SegmentMeta};
+use crate::segment_meta::{Level, Place, SegmentMeta, Tier};
 
 /// How segments are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,9 +53,13 @@ pub struct SegmentBuilder<E: Env> {
     config: SegmentConfig,
     checksum: Checksum,
     out: Output<E>,
+    /// The data pages, if they go to the cold target.
+    cold: Option<ColdPages<E>>,
     page: PageWriter,
     page_end: PageEnd,
     page_buf: Vec<u8>,
+    /// Where the page in the making begins, if it goes to the cold target.
+    page_start: PageStart,
     index: IndexWriter,
     filter: FilterBuilder,
     key_min: Option<Vec<u8>>,
@@ -81,9 +87,9 @@ impl<E: Env> SegmentBuilder<E> {
         let config = SegmentConfig { page_bytes, write_bytes, ..config };
         let checksum = home.checksum(number);
         let file = env.open(home.file_name(number), OpenMode::CreateNew).await?;
-        let mut out = Output { env: env.clone(), file, buf: None, filled: 0, written: 0, write_bytes };
-        let header = Header { version: VERSION, store: home.store, shard: home.shard, number, collection };
-        out.append(&header.encode(checksum)).await?;
+        let mut out =
+            Output { env: env.clone(), file, buf: None, filled: 0, written: 0, write_bytes, copy: None };
+        out.append(&header_of(home, number, collection)).await?;
         Ok(Self {
             env,
             home,
@@ -92,9 +98,11 @@ impl<E: Env> SegmentBuilder<E> {
             config,
             checksum,
             out,
+            cold: None,
             page: PageWriter::default(),
             page_end: PageEnd::default(),
             page_buf: Vec::new(),
+            page_start: PageStart::default(),
             index: IndexWriter::default(),
             filter: FilterBuilder::new(config.filter_bits),
             key_min: None,
@@ -104,6 +112,25 @@ impl<E: Env> SegmentBuilder<E> {
             large_values: 0,
             seqs: (Seq::MAX, Seq::ZERO),
         })
+    }
+
+    /// Creates the file, and the object of the cold target that the data pages go to.
+    ///
+    /// # Errors
+    /// If either cannot be created or written.
+    pub async fn create_cold(
+        env: E,
+        home: SegmentHome,
+        number: u64,
+        collection: CollectionId,
+        config: SegmentConfig,
+        compression: Compression,
+        pace: ColdPace,
+    ) -> Result<Self> {
+        let header = header_of(home, number, collection);
+        let cold = ColdPages::create(&env, home, number, compression, pace, header).await?;
+        let hot = Self::create(env, home, number, collection, config).await?;
+        Ok(Self { cold: Some(cold), ..hot })
     }
 
     /// Adds the next entry: keys ascend, the versions of a key descend.
@@ -156,8 +183,12 @@ impl<E: Env> SegmentBuilder<E> {
 
     fn push(&mut self, key: &[u8], seq: Seq, value: Option<&[u8]>) {
         if self.page.is_empty() {
-            let last = (self.index.pages() > 0).then(|| self.page.last());
-            self.index.begin_page(last, key);
+            if self.cold.is_some() {
+                self.page_start = PageStart::new((self.entries > 0).then(|| self.page.last()), key);
+            } else {
+                let last = (self.index.pages() > 0).then(|| self.page.last());
+                self.index.begin_page(last, key);
+            }
         }
         self.page_end.note(&self.page, self.config.page_bytes, (key, seq, value));
         self.page.push(key, seq, value);
@@ -174,8 +205,15 @@ impl<E: Env> SegmentBuilder<E> {
 
     async fn end_page(&mut self) -> Result<()> {
         self.page.finish(&mut self.page_buf);
-        self.index.end_page(to_u64(self.page_buf.len()), self.checksum.of(&self.page_buf));
-        self.out.append(&self.page_buf).await?;
+        if let Some(cold) = &mut self.cold {
+            let start = std::mem::take(&mut self.page_start);
+            cold.add(self.page_buf.clone(), start);
+            cold.pack_full(&self.env, self.checksum, &mut self.index).await?;
+        } else {
+            let units = super::format::to_u32(self.page_buf.len() / IO_UNIT_BYTES);
+            self.index.end_page(units, self.checksum.of(&self.page_buf));
+            self.out.append(&self.page_buf).await?;
+        }
         self.page_end.clear();
         self.page_buf.clear();
         self.page_buf.shrink_to(1 << 20);
@@ -203,7 +241,8 @@ impl<E: Env> SegmentBuilder<E> {
     /// The length of the file so far, without filter and index.
     #[must_use]
     pub fn bytes_so_far(&self) -> u64 {
-        self.out.position() + to_u64(self.page.bytes())
+        let cold = self.cold.as_ref().map_or(0, ColdPages::bytes_so_far);
+        self.out.position() + cold + to_u64(self.page.bytes())
     }
 
     /// The number of the segment.
@@ -225,7 +264,24 @@ impl<E: Env> SegmentBuilder<E> {
         if !self.page.is_empty() {
             self.end_page().await?;
         }
-        let data_bytes = self.out.position() - UNIT;
+        let (data_bytes, plain_bytes, packing) = match self.cold.take() {
+            None => (self.out.position() - UNIT, 0, Packing::Plain),
+            Some(mut cold) => {
+                let ended = cold.end(&self.env, self.checksum, &mut self.index).await?;
+                // From here on the object gets what the file gets.
+                self.out.copy = Some(cold);
+                let dictionary = append_part(&mut self.out, self.checksum, ended.dictionary).await?;
+                (
+                    ended.data_bytes,
+                    ended.plain_bytes,
+                    Packing::Packed { dictionary, content_crc: ended.content_crc },
+                )
+            }
+        };
+        let tier = match packing {
+            Packing::Plain => Tier::Hot,
+            Packing::Packed { .. } => Tier::Cold { data_bytes, plain_bytes },
+        };
         let pages = self.index.pages();
         let mut directory = DirectoryWriter::new(self.config.filter_bits);
         let filter_bytes = self.write_filter(&mut directory).await?;
@@ -238,6 +294,7 @@ impl<E: Env> SegmentBuilder<E> {
             index_bytes,
             directory,
             data_bytes,
+            packing,
             pages,
             entries: self.entries,
             tombstones: self.tombstones,
@@ -251,17 +308,25 @@ impl<E: Env> SegmentBuilder<E> {
         let meta_crc = self.checksum.of(&meta_unit);
         self.out.append(&meta_unit).await?;
         let file_bytes = self.out.position() + UNIT;
-        let footer_unit = Footer { version: VERSION, file_bytes, meta_crc }.encode();
+        let all_bytes = if tier.is_cold() { file_bytes + data_bytes } else { file_bytes };
+        let footer_unit = Footer { version: VERSION, file_bytes: all_bytes, meta_crc }.encode();
         let footer_crc = self.checksum.of(&footer_unit);
         self.out.append(&footer_unit).await?;
         self.out.flush().await?;
         if !active(Mutant::SkipSegmentSync) {
             self.out.file.sync_data().await?;
         }
+        if let Some(cold) = self.out.copy.take() {
+            cold.finish(&self.env).await?;
+        }
         Ok(SegmentMeta {
             number: self.number,
             collection: self.collection,
-            place: Place { level: Level::FLUSHED, run: self.number },
+            place: Place {
+                level: if tier.is_cold() { Level::ARCHIVED } else { Level::FLUSHED },
+                run: self.number,
+            },
+            tier,
             file_bytes,
             entries: meta.entries,
             tombstones: meta.tombstones,
@@ -322,6 +387,11 @@ impl<E: Env> std::fmt::Debug for SegmentBuilder<E> {
     }
 }
 
+fn header_of(home: SegmentHome, number: u64, collection: CollectionId) -> Vec<u8> {
+    let header = Header { version: VERSION, store: home.store, shard: home.shard, number, collection };
+    header.encode(home.checksum(number))
+}
+
 async fn append_part<E: Env>(out: &mut Output<E>, checksum: Checksum, mut bytes: Vec<u8>) -> Result<Part> {
     let len = to_u64(bytes.len());
     pad(&mut bytes);
@@ -338,6 +408,8 @@ struct Output<E: Env> {
     filled: usize,
     written: u64,
     write_bytes: usize,
+    /// Gets the same bytes.
+    copy: Option<ColdPages<E>>,
 }
 
 impl<E: Env> Output<E> {
@@ -346,6 +418,9 @@ impl<E: Env> Output<E> {
     }
 
     async fn append(&mut self, mut bytes: &[u8]) -> Result<()> {
+        if let Some(copy) = &mut self.copy {
+            copy.append(&self.env, bytes).await?;
+        }
         while !bytes.is_empty() {
             let mut buf = match self.buf.take() {
                 Some(buf) => buf,

@@ -231,7 +231,7 @@ impl<E: Env> SegmentCursor<E> {
                 self.pages_single -= 1;
                 Some(self.segment.cached_page(&self.env, cache, place).await?)
             } else {
-                cache.get(self.segment.meta().number, page)
+                cache.get(self.segment.shelf(), self.segment.meta().number, page)
             };
             if let Some(found) = found {
                 self.page = Some((page, found));
@@ -242,7 +242,7 @@ impl<E: Env> SegmentCursor<E> {
         let bytes_max = self.read_ahead_bytes;
         let first = match self.direction {
             Direction::Forward => page,
-            Direction::Backward => index.first_of_stretch(page, bytes_max),
+            Direction::Backward => index.first_of_stretch(page, self.segment.units_of(bytes_max)),
         };
         let pages = self.segment.stretch(&self.env, index, first, bytes_max).await?;
         self.read_ahead_bytes = bytes_max.saturating_mul(2).min(self.options.read_ahead_bytes);

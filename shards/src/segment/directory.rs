@@ -145,7 +145,8 @@ impl Directory {
         }
         let end = directory.indexes.last().map(|last| last.span).unwrap_or_default();
         if u64::from(end.first) + u64::from(end.pages) != meta.pages
-            || (u64::from(end.start) + u64::from(end.units)) * UNIT != meta.data_bytes
+            || padded((u64::from(end.start) + u64::from(end.units)) * meta.packing.unit())
+                != Some(meta.data_bytes)
         {
             return Err(Malformed("the pages of a page index do not add up"));
         }
@@ -298,6 +299,7 @@ impl Places {
 mod tests {
     use proptest::prelude::*;
 
+    use super::super::format::Packing;
     use super::*;
     use crate::ids::Height;
 
@@ -328,6 +330,7 @@ mod tests {
             index_bytes: 5 * UNIT,
             directory: part(100, 0),
             data_bytes: 40 * UNIT,
+            packing: Packing::Plain,
             pages: 31,
             entries: 1,
             tombstones: 0,

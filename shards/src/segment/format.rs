@@ -3,10 +3,14 @@
 //! Everything but the data pages is found from the end of the file, because it is known only when the last entry has
 //! been written. Each part begins at a multiple of the I/O unit and is padded with zeros to one.
 //!
+//! The data pages of a cold segment are packed, and lie in an object of the cold target; its file has the other parts. The
+//! object has them too, so it can be read without the file, and the file be made again from it.
+//!
 //! | part | length | checksum is in |
 //! |---|---|---|
 //! | header | 1 unit | the header's own last four bytes: it says whose the file is, so it must stand alone |
-//! | data pages | 1 unit or more each | page index |
+//! | data pages | 1 unit or more each; all together, if they are packed | page index |
+//! | dictionary | its units; none if pages are not packed | meta page |
 //! | partitions of the filter | their units | directory |
 //! | partitions of the page index | their units | directory |
 //! | directory | its units | meta page |
@@ -22,7 +26,7 @@
 //! | bytes | field |
 //! |---|---|
 //! | 8 | magic `OPE-SEGM` |
-//! | 4 | format version, 2; first after the magic, since it says how to read the rest |
+//! | 4 | format version, 3; first after the magic, since it says how to read the rest |
 //! | 16 | store id |
 //! | 2 | shard |
 //! | 8 | segment number |
@@ -37,7 +41,10 @@
 //! | 8 | length of all partitions of the filter, with their padding |
 //! | 8 | length of all partitions of the page index, with their padding |
 //! | 8, 4 | directory: length without padding; checksum |
-//! | 8 | length of all data pages |
+//! | 8 | length of all data pages, with the padding after packed ones |
+//! | 1 | 1 if they are as they are read, 2 if they are packed; never 0 |
+//! | 8, 4 | dictionary: length without padding, 0 if there is none; checksum |
+//! | 4 | checksum of everything before the dictionary, if pages are packed: a copy from elsewhere is compared with it |
 //! | 8 | number of data pages |
 //! | 8, 8, 8 | entries, tombstones, distinct keys |
 //! | 8, 8 | lowest and highest sequence number |
@@ -50,7 +57,7 @@
 //! |---|---|
 //! | 8 | magic `OPE-SEGF` |
 //! | 4 | format version |
-//! | 8 | length of the file |
+//! | 8 | length of the file, or of the object if pages are packed |
 //! | 4 | checksum of the meta page |
 
 use op_engine_io::{Dir, FileKind, FileName, IO_UNIT_BYTES};
@@ -59,9 +66,13 @@ use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::ids::{CollectionId, Height, Seq, ShardId, StoreId};
 use crate::ops::KEY_BYTES_MAX;
 
+use super::packing::DICTIONARY_BYTES_MAX;
+
 pub(super) const UNIT: u64 = op_engine_io::num::to_u64(IO_UNIT_BYTES);
 /// The version that is written and read.
-pub(super) const VERSION: u32 = 2;
+pub(super) const VERSION: u32 = 3;
+/// What the lengths of packed pages are multiples of: what it wastes is little beside a page, and 32 bits count far enough.
+pub(super) const PACKED_UNIT: u64 = 64;
 const HEADER_MAGIC: [u8; 8] = *b"OPE-SEGM";
 const FOOTER_MAGIC: [u8; 8] = *b"OPE-SEGF";
 
@@ -79,6 +90,12 @@ impl SegmentHome {
     #[must_use]
     pub fn file_name(&self, number: u64) -> FileName {
         FileName { dir: Dir::Shard(self.shard.0), kind: FileKind::Segment, number }
+    }
+
+    /// The name of the object of a cold segment.
+    #[must_use]
+    pub fn cold_name(&self, number: u64) -> FileName {
+        FileName { kind: FileKind::Cold, ..self.file_name(number) }
     }
 
     /// The checksums of one segment.
@@ -180,6 +197,53 @@ pub(super) struct Part {
     pub(super) crc: u32,
 }
 
+/// How data pages lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Packing {
+    /// As they are read, each from an I/O unit on.
+    Plain,
+    /// As [`super::packing`] makes them, close together.
+    Packed {
+        /// What they were packed with; without bytes if with nothing.
+        dictionary: Part,
+        /// Of the header and all pages, with padding.
+        content_crc: u32,
+    },
+}
+
+impl Packing {
+    /// What the lengths of pages are counted in, in bytes.
+    pub(super) fn unit(&self) -> u64 {
+        match self {
+            Self::Plain => UNIT,
+            Self::Packed { .. } => PACKED_UNIT,
+        }
+    }
+
+    fn encode(&self, out: &mut ByteWriter) {
+        let (code, dictionary, content_crc) = match self {
+            Self::Plain => (1, Part { bytes: 0, crc: 0 }, 0),
+            Self::Packed { dictionary, content_crc } => (2, *dictionary, *content_crc),
+        };
+        out.u8(code);
+        out.u64(dictionary.bytes);
+        out.u32(dictionary.crc);
+        out.u32(content_crc);
+    }
+
+    fn decode(input: &mut ByteReader<'_>) -> Result<Self, Malformed> {
+        let code = input.u8()?;
+        let dictionary = Part { bytes: input.u64()?, crc: input.u32()? };
+        let content_crc = input.u32()?;
+        match code {
+            1 if dictionary == (Part { bytes: 0, crc: 0 }) && content_crc == 0 => Ok(Self::Plain),
+            2 if dictionary.bytes <= DICTIONARY_BYTES_MAX => Ok(Self::Packed { dictionary, content_crc }),
+            2 => Err(Malformed("a dictionary is too long")),
+            _ => Err(Malformed("pages are packed in an unknown way")),
+        }
+    }
+}
+
 /// What the meta page says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct MetaPage {
@@ -187,6 +251,7 @@ pub(super) struct MetaPage {
     pub(super) index_bytes: u64,
     pub(super) directory: Part,
     pub(super) data_bytes: u64,
+    pub(super) packing: Packing,
     pub(super) pages: u64,
     pub(super) entries: u64,
     pub(super) tombstones: u64,
@@ -205,6 +270,7 @@ impl MetaPage {
         out.u64(self.directory.bytes);
         out.u32(self.directory.crc);
         out.u64(self.data_bytes);
+        self.packing.encode(&mut out);
         out.u64(self.pages);
         out.u64(self.entries);
         out.u64(self.tombstones);
@@ -227,6 +293,7 @@ impl MetaPage {
             index_bytes: input.u64()?,
             directory: Part { bytes: input.u64()?, crc: input.u32()? },
             data_bytes: input.u64()?,
+            packing: Packing::decode(&mut input)?,
             pages: input.u64()?,
             entries: input.u64()?,
             tombstones: input.u64()?,
@@ -240,21 +307,29 @@ impl MetaPage {
         Ok(meta)
     }
 
-    /// Where the parts begin, if their lengths add up to that of the file.
+    /// Where the parts begin, if their lengths add up to that of the file. That of packed pages has no pages.
     pub(super) fn offsets(&self, file_bytes: u64) -> Option<Offsets> {
-        let filter = UNIT.checked_add(self.data_bytes)?;
+        let (data, dictionary_bytes) = match self.packing {
+            Packing::Plain => (self.data_bytes, 0),
+            Packing::Packed { dictionary, .. } => (0, padded(dictionary.bytes)?),
+        };
+        let dictionary = UNIT.checked_add(data)?;
+        let filter = dictionary.checked_add(dictionary_bytes)?;
         let index = filter.checked_add(self.filter_bytes)?;
         let directory = index.checked_add(self.index_bytes)?;
         let meta = directory.checked_add(padded(self.directory.bytes)?)?;
         let end = meta.checked_add(2 * UNIT)?;
-        let in_units = [filter, index, directory].iter().all(|offset| offset.is_multiple_of(UNIT));
-        (end == file_bytes && in_units).then_some(Offsets { filter, index, directory, meta })
+        let in_units = [dictionary, self.data_bytes, filter, index, directory]
+            .iter()
+            .all(|offset| offset.is_multiple_of(UNIT));
+        (end == file_bytes && in_units).then_some(Offsets { dictionary, filter, index, directory, meta })
     }
 }
 
 /// Where the parts of a file begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Offsets {
+    pub(super) dictionary: u64,
     pub(super) filter: u64,
     pub(super) index: u64,
     pub(super) directory: u64,
@@ -326,6 +401,7 @@ mod tests {
             index_bytes: 2 * UNIT,
             directory: Part { bytes: 100, crc: 2 },
             data_bytes: 3 * UNIT,
+            packing: Packing::Plain,
             pages: 2,
             entries: 10,
             tombstones: 1,
@@ -365,9 +441,27 @@ mod tests {
     #[test]
     fn parts_must_fill_the_file() {
         let offsets = meta().offsets(UNIT * (1 + 3 + 1 + 2 + 1 + 2)).unwrap();
-        let expected = Offsets { filter: 4 * UNIT, index: 5 * UNIT, directory: 7 * UNIT, meta: 8 * UNIT };
+        let expected = Offsets {
+            dictionary: 4 * UNIT,
+            filter: 4 * UNIT,
+            index: 5 * UNIT,
+            directory: 7 * UNIT,
+            meta: 8 * UNIT,
+        };
         assert_eq!(offsets, expected);
         assert_eq!(meta().offsets(UNIT * 9), None);
+        let packing = Packing::Packed { dictionary: Part { bytes: UNIT + 1, crc: 3 }, content_crc: 4 };
+        let packed = MetaPage { packing, ..meta() };
+        assert_eq!(MetaPage::decode(&packed.encode()).unwrap(), packed);
+        let offsets = packed.offsets(UNIT * (1 + 2 + 1 + 2 + 1 + 2)).unwrap();
+        let expected = Offsets {
+            dictionary: UNIT,
+            filter: 3 * UNIT,
+            index: 4 * UNIT,
+            directory: 6 * UNIT,
+            meta: 7 * UNIT,
+        };
+        assert_eq!(offsets, expected);
         let lies = [
             MetaPage { data_bytes: u64::MAX, ..meta() },
             MetaPage { filter_bytes: UNIT - 1, index_bytes: 2 * UNIT + 1, ..meta() },
@@ -382,7 +476,7 @@ mod tests {
         let unit = [0; IO_UNIT_BYTES];
         Header::decode(&unit).unwrap_err();
         Footer::decode(&unit).unwrap_err();
-        assert_eq!(MetaPage::decode(&unit).unwrap().offsets(2 * UNIT), None);
+        MetaPage::decode(&unit).unwrap_err();
     }
 
     proptest! {

@@ -5,8 +5,9 @@ use op_engine_io::{Dir, FileKind, FileName, IO_UNIT_BYTES};
 
 use super::directory::{Directory, DirectoryWriter, Partition};
 use super::filter::{FilterBits, FilterBuilder, FilterKey, FilterPartition, FilterStep};
-use super::format::{Footer, Header, MetaPage, Part, SegmentHome, UNIT, VERSION, from_u32};
+use super::format::{Footer, Header, MetaPage, Packing, Part, SegmentHome, UNIT, VERSION, from_u32};
 use super::index::{Bound, IndexPart, IndexPartition, IndexWriter, PageNo, Span};
+use super::packing::{Compression, Unpacker, pack_all};
 use super::page::{Lookup, Page, PageWriter, Run};
 use crate::bytes::{ByteReader, ByteWriter, Malformed};
 use crate::error::Result;
@@ -60,6 +61,7 @@ fn meta_page(data_units: u64, pages: u64, filter_units: u64, index_units: u64, d
         index_bytes: index_units * UNIT,
         directory,
         data_bytes: data_units * UNIT,
+        packing: Packing::Plain,
         pages,
         entries: 10,
         tombstones: 1,
@@ -229,9 +231,9 @@ pub(crate) fn index_partitions(bytes: &[u8]) {
             place.is_some_and(|place| place.number == number && place.start == start && place.units > 0);
         assert!(follows, "pages follow each other");
         start += place.map_or(0, |place| place.units);
-        let (stretch, stretch_bytes) = index.stretch(number, 4 * IO_UNIT_BYTES);
-        assert!(stretch > 0 && stretch_bytes > 0, "a stretch has a page");
-        assert!(index.first_of_stretch(number, 4 * IO_UNIT_BYTES) <= number);
+        let (stretch, stretch_units) = index.stretch(number, 4);
+        assert!(stretch > 0 && stretch_units > 0, "a stretch has a page");
+        assert!(index.first_of_stretch(number, 4) <= number);
     }
     assert_eq!(start, end, "pages fill their partition");
     assert_eq!(index.page(PageNo(told.span.first + told.span.pages)), None);
@@ -296,7 +298,7 @@ fn index_parts(pages: u8) -> Vec<IndexPart> {
         let first = if n == 3 { key(2) } else { key(n) };
         writer.begin_page(last.as_ref().map(|(key, seq): &(Vec<u8>, Seq)| (key.as_slice(), *seq)), &first);
         let units = if n == 0 && pages > 16 { 2 } else { 1 };
-        writer.end_page(UNIT * units, 7 + u32::from(n));
+        writer.end_page(units, 7 + u32::from(n));
         last = Some((first, Seq(9)));
     }
     writer.finish()
@@ -341,4 +343,27 @@ pub(crate) fn filter_seeds() -> Vec<Vec<u8>> {
         }
     }
     seeds
+}
+
+/// Packed pages of a segment without a dictionary. One that says that it is long is left out: it takes what it says, which is
+/// bounded, and behind a checksum.
+pub(crate) fn packed_pages(bytes: &[u8]) {
+    const LONG: u32 = 1 << 20;
+    let claimed =
+        bytes.get(1..5).and_then(|claimed| claimed.first_chunk()).map(|claimed| u32::from_le_bytes(*claimed));
+    let Ok(unpacker) = Unpacker::new(&[]) else { return };
+    if claimed.is_some_and(|claimed| claimed <= LONG)
+        && let Ok(page) = unpacker.unpack(bytes)
+    {
+        assert_eq!(Some(page.len()), claimed.map(from_u32), "a page is as long as it says");
+    }
+    let pages = [bytes.to_vec()];
+    for packed in pack_all(&pages, Compression::DEFAULT, &[], 64) {
+        assert_eq!(unpacker.unpack(&packed).ok().as_deref(), Some(bytes), "what was packed is unpacked");
+    }
+}
+
+pub(crate) fn packed_page_seeds() -> Vec<Vec<u8>> {
+    let pages = [b"a page that does not pack".to_vec(), b"one that does ".repeat(30)];
+    pack_all(&pages, Compression::DEFAULT, &[], 64)
 }

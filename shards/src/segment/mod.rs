@@ -7,6 +7,8 @@
 //! device read. What of them is not in memory is read first, in partitions.
 
 mod builder;
+mod cold_pages;
+mod cold_part;
 mod cursor;
 mod directory;
 mod filter;
@@ -14,6 +16,7 @@ mod format;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 mod index;
+mod packing;
 mod page;
 mod page_end;
 #[cfg(test)]
@@ -26,14 +29,17 @@ mod tests;
 mod verify;
 
 pub use builder::{SegmentBuilder, SegmentConfig};
+pub use cold_pages::ColdPace;
+pub use cold_part::{ObjectUse, restore};
 pub use cursor::{CursorOptions, SegmentCursor, Step};
 pub use directory::Partition;
 pub use filter::filter_partition_of;
 pub use filter::{FilterBits, FilterBuilder, FilterKey, FilterPartition, FilterPartitions, FilterStep};
 pub use format::SegmentHome;
 pub use index::{Bound, IndexPart, IndexPartition, IndexWriter, PageNo, PagePlace, Span};
+pub use packing::Compression;
 pub use page::{EntryRef, Lookup, Page, PageWriter};
 pub use partitions::Completeness;
-pub use reader::{Candidate, Segment};
+pub use reader::{Candidate, Fetched, Segment};
 pub use resident::{Loaded, PartitionBytes, PartitionCache};
-pub use verify::verify;
+pub use verify::{VerifyScope, verify};

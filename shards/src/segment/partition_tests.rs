@@ -197,7 +197,7 @@ fn a_cursor_without_a_cache_keeps_no_partition() {
             let partitions = PartitionCache::unbounded();
             let segment = open_within(&env, &meta, &partitions).await.unwrap();
             let before = partitions.bytes();
-            let cache = kept.then(|| Rc::new(PageCache::new(1 << 20)));
+            let cache = kept.then(|| Rc::new(PageCache::new(1 << 20, 0)));
             let options = CursorOptions { cache, read_ahead_bytes: 64 << 10 };
             let (env, range) = (env.clone(), KeyRange::all());
             let mut cursor = SegmentCursor::new(env, segment.clone(), range, direction, options);
@@ -218,7 +218,7 @@ fn a_long_scan_keeps_its_first_pages_only() {
         assert!(segment.pages() > 200);
         for direction in [Direction::Forward, Direction::Backward] {
             for goes_on in [false, true] {
-                let cache = Rc::new(PageCache::new(64 << 20));
+                let cache = Rc::new(PageCache::new(64 << 20, 0));
                 let options = CursorOptions { cache: Some(Rc::clone(&cache)), read_ahead_bytes: 64 << 10 };
                 let (env, segment) = (env.clone(), segment.clone());
                 let mut cursor = SegmentCursor::new(env, segment, KeyRange::all(), direction, options);
@@ -255,7 +255,7 @@ fn a_damaged_partition_is_an_error_for_the_reads_that_need_it() {
         let at = offset + KEY.hash(&offset.to_le_bytes()) % bytes;
         assert!(damaged.flip_bit(HOME.file_name(NUMBER), at, 3));
         run(damaged, async |env| {
-            let faults = verify(&env, HOME, meta.clone(), &KEY).await.unwrap();
+            let faults = verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap();
             assert!(
                 matches!(faults.as_slice(), [Error::Corruption { offset: found, .. }] if *found == offset),
                 "{partition:?}: {faults:?}"
@@ -298,7 +298,7 @@ fn swapped_partitions_are_errors() {
         let mut damaged = disk.clone();
         damaged.write_file(name, &changed);
         run(damaged, async |env| {
-            let faults = verify(&env, HOME, meta.clone(), &KEY).await.unwrap();
+            let faults = verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap();
             assert_eq!(faults.len(), 2, "{faults:?}");
         });
         swapped += 1;
@@ -338,7 +338,7 @@ fn a_filter_that_forgot_a_key_is_found_by_a_check() {
     let mut forged = disk;
     forged.write_file(name, &bytes);
     run(forged, async |env| {
-        let faults = verify(&env, HOME, meta.clone(), &KEY).await.unwrap();
+        let faults = verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap();
         assert!(faults.len() > 2900, "{} faults", faults.len());
         assert!(
             faults.iter().all(|fault| fault.to_string().contains("filter does not know")),

@@ -6,19 +6,22 @@ use std::rc::Rc;
 use op_engine_io::num::{to_u64, to_usize};
 use op_engine_io::{Env, File as _, FileName, IO_UNIT_BYTES, IoBuf, OpenMode};
 
+use super::cold_part::ColdPart;
 use super::directory::{Directory, Partition};
-use super::format::{Checksum, Footer, Header, MetaPage, Offsets, Part, SegmentHome, UNIT, VERSION, padded};
+use super::format::{
+    Checksum, Footer, Header, MetaPage, Offsets, Packing, Part, SegmentHome, UNIT, VERSION, padded,
+};
 use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{Lookup, Page};
 use super::partitions::Loading;
 use super::resident::{PartitionCache, Residents};
-use crate::cache::PageCache;
+use crate::cache::{PageCache, Shelf};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::memtable::Value;
 use crate::mutants::{Mutant, active};
 use crate::range::{Direction, KeyRange};
-use crate::segment_meta::SegmentMeta;
+use crate::segment_meta::{SegmentMeta, Tier};
 use crate::visibility::Mask;
 
 /// How much of a directory is read at once.
@@ -37,18 +40,29 @@ pub enum Candidate {
     Needs(Partition),
 }
 
+/// A page as it was read.
+#[derive(Debug)]
+pub enum Fetched {
+    /// As it is in the file, not verified.
+    Plain(IoBuf),
+    /// From the cold target, verified and unpacked.
+    Unpacked(Vec<u8>),
+}
+
 /// An open segment.
 pub struct Segment<E: Env> {
     pub(super) file: E::File,
     pub(super) name: FileName,
     pub(super) checksum: Checksum,
-    meta: SegmentMeta,
+    pub(super) meta: SegmentMeta,
     /// The lowest key in the file. Those below the one of `meta` count no more.
     file_key_min: Vec<u8>,
     keys: u64,
     pub(super) directory: Rc<Directory>,
     pub(super) residents: Rc<Residents>,
     pub(super) loading: RefCell<Loading>,
+    /// What it takes to read pages from the cold target, if they are there.
+    pub(super) cold: Option<Rc<ColdPart>>,
     mask: RefCell<Rc<Mask>>,
     /// The rollbacks whose dead entries were left out when it was written. Empty after an open.
     clean_of: RefCell<Vec<Seq>>,
@@ -107,6 +121,7 @@ impl<E: Env> Segment<E> {
             name,
             checksum,
             keys: page.keys,
+            cold: ColdPart::new(home, &meta, &page, &offsets).map(Rc::new),
             file_key_min: page.key_min,
             meta,
             residents: Residents::new(cache, &directory),
@@ -140,6 +155,7 @@ impl<E: Env> Segment<E> {
             keys: self.keys,
             directory: Rc::clone(&self.directory),
             residents: Rc::clone(&self.residents),
+            cold: self.cold.clone(),
             loading: RefCell::default(),
             mask: self.mask.clone(),
             clean_of: self.clean_of.clone(),
@@ -162,6 +178,12 @@ impl<E: Env> Segment<E> {
     #[must_use]
     pub fn file_key_min(&self) -> &[u8] {
         &self.file_key_min
+    }
+
+    /// Which part of the cache its pages are kept in.
+    #[must_use]
+    pub fn shelf(&self) -> Shelf {
+        if self.cold.is_some() { Shelf::Cold } else { Shelf::Hot }
     }
 
     /// Whether a merge has taken over the lowest keys of the file.
@@ -263,23 +285,57 @@ impl<E: Env> Segment<E> {
         Ok(Rc::new(self.decode_page(place, &buf)?))
     }
 
-    /// Reads one page in one device read, for [`Segment::decode_page`].
+    /// Reads one page in one read, of the device or of the cold target, for [`Segment::decode_page`].
     ///
     /// # Errors
-    /// [`Error::Corruption`] or [`Error::Io`].
-    pub async fn fetch_page(&self, env: &E, place: PagePlace) -> Result<IoBuf> {
-        let buf = env.read_buffer(to_usize(place.bytes())).await;
-        let (buf, result) = self.file.read_at(place.offset(), buf).await;
+    /// [`Error::Corruption`], [`Error::NoColdTarget`] or [`Error::Io`].
+    pub async fn fetch_page(&self, env: &E, place: PagePlace) -> Result<Fetched> {
+        let (start, bytes) = place.bytes_in(self.unit());
+        if let Some(cold) = &self.cold {
+            return Ok(Fetched::Unpacked(self.unpacked(env, cold, place).await?));
+        }
+        let buf = env.read_buffer(to_usize(bytes)).await;
+        let (buf, result) = self.file.read_at(UNIT + start, buf).await;
         result.map_err(|error| self.read_error(error))?;
-        Ok(buf)
+        Ok(Fetched::Plain(buf))
+    }
+
+    /// What the lengths of its pages are counted in.
+    fn unit(&self) -> u64 {
+        self.cold.as_ref().map_or(UNIT, |cold| cold.unit())
+    }
+
+    /// So many bytes of pages, in units.
+    pub(super) fn units_of(&self, bytes: usize) -> u32 {
+        u32::try_from(to_u64(bytes) / self.unit()).unwrap_or(u32::MAX)
+    }
+
+    /// Where the file or the object has a page.
+    pub(super) fn offset_of(&self, place: PagePlace) -> u64 {
+        UNIT + place.bytes_in(self.unit()).0
+    }
+
+    async fn unpacked(&self, env: &E, cold: &ColdPart, place: PagePlace) -> Result<Vec<u8>> {
+        let unpacker = self.unpacker(env, cold).await?;
+        let (start, bytes) = place.bytes_in(cold.unit());
+        let read = cold.read(env, UNIT + start, bytes).await?;
+        self.unpack(cold, &unpacker, place, &read)
     }
 
     /// Verifies a page that was read.
     ///
     /// # Errors
     /// [`Error::Corruption`].
-    pub fn decode_page(&self, place: PagePlace, buf: &IoBuf) -> Result<Page> {
-        self.verified(place, buf.as_slice())
+    pub fn decode_page(&self, place: PagePlace, fetched: &Fetched) -> Result<Page> {
+        match fetched {
+            Fetched::Plain(buf) => self.verified(place, buf.as_slice()),
+            Fetched::Unpacked(bytes) => Page::parse(self.page_name(), self.offset_of(place), bytes),
+        }
+    }
+
+    /// The file or the object that has the pages.
+    pub(super) fn page_name(&self) -> FileName {
+        self.cold.as_ref().map_or(self.name, |cold| cold.name())
     }
 
     /// Reads the pages of a partition from `first` on that fit into `bytes_max`, at least one, in one device read, and
@@ -291,30 +347,47 @@ impl<E: Env> Segment<E> {
         first: PageNo,
         bytes_max: usize,
     ) -> Result<Vec<Rc<Page>>> {
-        let (count, bytes) = index.stretch(first, bytes_max);
-        let start = index.page(first).ok_or_else(|| self.no_such_page())?.offset();
+        let (count, units) = index.stretch(first, self.units_of(bytes_max));
+        let start = self.offset_of(index.page(first).ok_or_else(|| self.no_such_page())?);
+        let bytes = self.unit() * u64::from(units);
+        let places = (first.0..first.0.saturating_add(count))
+            .map(|number| index.page(PageNo(number)).ok_or_else(|| self.no_such_page()));
+        if let Some(cold) = &self.cold {
+            let unpacker = self.unpacker(env, cold).await?;
+            let read = cold.read(env, start, bytes).await?;
+            let page = |place: Result<PagePlace>| {
+                let place = place?;
+                let bytes = read.get(to_usize(self.offset_of(place) - start)..).unwrap_or_default();
+                let page = self.unpack(cold, &unpacker, place, bytes)?;
+                Page::parse(cold.name(), self.offset_of(place), &page).map(Rc::new)
+            };
+            return places.map(page).collect();
+        }
         let buf = env.read_buffer(to_usize(bytes)).await;
         let (buf, result) = self.file.read_at(start, buf).await;
         result.map_err(|error| self.read_error(error))?;
-        let mut pages = Vec::new();
-        for number in first.0..first.0.saturating_add(count) {
-            let place = index.page(PageNo(number)).ok_or_else(|| self.no_such_page())?;
-            let bytes = buf.as_slice().get(to_usize(place.offset() - start)..).unwrap_or_default();
-            pages.push(Rc::new(self.verified(place, bytes)?));
-        }
-        Ok(pages)
+        let page = |place: Result<PagePlace>| {
+            let place = place?;
+            let bytes = buf.as_slice().get(to_usize(self.offset_of(place) - start)..).unwrap_or_default();
+            self.verified(place, bytes).map(Rc::new)
+        };
+        places.map(page).collect()
     }
 
     fn verified(&self, place: PagePlace, bytes: &[u8]) -> Result<Page> {
-        let bytes = bytes.get(..to_usize(place.bytes())).unwrap_or_default();
-        if place.crc != self.checksum.of(bytes) {
-            return Err(Error::corruption(
-                self.name,
-                place.offset(),
-                "the checksum of a page does not match",
-            ));
+        let bytes = self.checked(place, bytes)?;
+        Page::parse(self.name, self.offset_of(place), bytes)
+    }
+
+    /// The bytes of a page as they are in the file or the object.
+    pub(super) fn checked<'a>(&self, place: PagePlace, bytes: &'a [u8]) -> Result<&'a [u8]> {
+        let (_, len) = place.bytes_in(self.unit());
+        let bytes = bytes.get(..to_usize(len)).unwrap_or_default();
+        if place.crc == self.checksum.of(bytes) {
+            return Ok(bytes);
         }
-        Page::parse(self.name, place.offset(), bytes)
+        let what = "the checksum of a page does not match";
+        Err(Error::corruption(self.page_name(), self.offset_of(place), what))
     }
 
     /// A page through the cache.
@@ -322,11 +395,11 @@ impl<E: Env> Segment<E> {
     /// # Errors
     /// As [`Segment::page`].
     pub async fn cached_page(&self, env: &E, cache: &PageCache, place: PagePlace) -> Result<Rc<Page>> {
-        if let Some(found) = cache.get(self.meta.number, place.number) {
+        if let Some(found) = cache.get(self.shelf(), self.meta.number, place.number) {
             return Ok(found);
         }
         let read = self.page(env, place).await?;
-        cache.insert(self.meta.number, place.number, read.clone());
+        cache.insert(self.shelf(), self.meta.number, place.number, read.clone());
         Ok(read)
     }
 
@@ -441,7 +514,8 @@ impl<E: Env> Loader<'_, E> {
         if len > meta.file_bytes {
             return Err(self.corruption(meta.file_bytes, "bytes follow the end of the segment"));
         }
-        if meta.file_bytes < 6 * UNIT || !meta.file_bytes.is_multiple_of(UNIT) {
+        let units_min = if meta.tier.is_cold() { 5 } else { 6 };
+        if meta.file_bytes < units_min * UNIT || !meta.file_bytes.is_multiple_of(UNIT) {
             return Err(self.corruption(0, "no segment has such a length"));
         }
         Ok(())
@@ -487,6 +561,7 @@ impl<E: Env> Loader<'_, E> {
 
     fn meta_page(&self, meta: &SegmentMeta) -> Result<(MetaPage, Offsets)> {
         let footer_at = meta.file_bytes - UNIT;
+        let cold_bytes = if let Tier::Cold { data_bytes, .. } = meta.tier { data_bytes } else { 0 };
         let meta_at = footer_at - UNIT;
         let (_, units) = self.tail.split_at(self.tail.len() - 2 * IO_UNIT_BYTES);
         let (meta_unit, footer_unit) = units.split_at(IO_UNIT_BYTES);
@@ -495,7 +570,7 @@ impl<E: Env> Loader<'_, E> {
         }
         let footer =
             Footer::decode(footer_unit).map_err(|why| Error::malformed(self.name, footer_at, why))?;
-        if footer.version != VERSION || footer.file_bytes != meta.file_bytes {
+        if footer.version != VERSION || footer.file_bytes != meta.file_bytes + cold_bytes {
             return Err(self.corruption(footer_at, "the footer contradicts the manifest"));
         }
         if self.checksum.of(meta_unit) != footer.meta_crc {
@@ -507,7 +582,9 @@ impl<E: Env> Loader<'_, E> {
             && page.seqs == (meta.seq_min, meta.seq_max)
             && page.heights == (meta.height_min, meta.height_max)
             && page.key_min <= meta.key_min
-            && page.key_max == meta.key_max;
+            && page.key_max == meta.key_max
+            && matches!(page.packing, Packing::Packed { .. }) == meta.tier.is_cold()
+            && (!meta.tier.is_cold() || page.data_bytes == cold_bytes);
         if !agrees {
             return Err(self.corruption(meta_at, "the meta page contradicts the manifest"));
         }

@@ -14,6 +14,7 @@ use super::directory::{Directory, Partition};
 use super::filter::FilterPartition;
 use super::format::from_u32;
 use super::index::{IndexPartition, PageNo};
+use super::packing::Unpackers;
 use super::reader::Candidate;
 
 /// Uses of a partition that count.
@@ -80,6 +81,8 @@ pub struct PartitionCache {
     bytes: Cell<PartitionBytes>,
     evictions: Cell<u64>,
     reads: Cell<u64>,
+    /// Of cold segments, beside the budget.
+    unpackers: Unpackers,
 }
 
 impl PartitionCache {
@@ -93,6 +96,7 @@ impl PartitionCache {
             bytes: Cell::default(),
             evictions: Cell::default(),
             reads: Cell::default(),
+            unpackers: Unpackers::default(),
         })
     }
 
@@ -124,6 +128,10 @@ impl PartitionCache {
     #[must_use]
     pub fn reads(&self) -> u64 {
         self.reads.get()
+    }
+
+    pub(super) fn unpackers(&self) -> &Unpackers {
+        &self.unpackers
     }
 
     pub(super) fn count_read(&self) {

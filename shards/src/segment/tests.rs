@@ -8,7 +8,7 @@ use op_engine_io::sim::{Outcome, SimDisk, SimEnv, SimOptions, SimWorld};
 use proptest::prelude::*;
 
 use super::*;
-use crate::cache::PageCache;
+use crate::cache::{PageCache, Shelf};
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq, ShardId, StoreId};
 use crate::range::{Direction, KeyRange};
@@ -78,7 +78,7 @@ pub(super) async fn get(
     key: &[u8],
     view: u64,
 ) -> Result<Option<(u64, Option<Vec<u8>>)>> {
-    let cache = PageCache::new(0);
+    let cache = PageCache::new(0, 0);
     let found = segment.get(env, &cache, key, KEY.hash(key), Seq(view)).await?;
     Ok(found.map(|(seq, value)| (seq.0, value.map(|value| value.to_vec()))))
 }
@@ -157,7 +157,7 @@ async fn check_scans(
         let other = &all[(n * 7 + 3) % all.len()];
         let range = KeyRange { start: bound(*kind, key.clone()), end: bound(other.0, other.1.clone()) };
         let expected: Entries = entries.iter().filter(|entry| range.contains(&entry.0)).cloned().collect();
-        let cached = CursorOptions { cache: Some(Rc::new(PageCache::new(1 << 20))), read_ahead_bytes: 0 };
+        let cached = CursorOptions { cache: Some(Rc::new(PageCache::new(1 << 20, 0))), read_ahead_bytes: 0 };
         let ahead = CursorOptions { cache: None, read_ahead_bytes: 20_000 };
         let both = CursorOptions { read_ahead_bytes: 20_000, ..cached.clone() };
         for options in [CursorOptions::default(), cached, ahead, both] {
@@ -190,7 +190,7 @@ proptest! {
             assert_eq!(Some(meta.seq_min.0), entries.iter().map(|entry| entry.1).min());
             assert_eq!(Some(meta.seq_max.0), entries.iter().map(|entry| entry.1).max());
             assert_eq!((&meta.key_min, &meta.key_max), (&entries[0].0, &entries[entries.len() - 1].0));
-            assert_eq!(verify(&env, HOME, meta.clone(), &KEY).await.unwrap(), []);
+            assert_eq!(verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap(), []);
             for partitions in [PartitionCache::unbounded(), PartitionCache::new(0)] {
                 let segment = open_within(&env, &meta, &partitions).await.unwrap();
                 check_gets(&env, &segment, &entries, &Mask::default()).await;
@@ -220,13 +220,13 @@ fn one_page_is_read_for_any_version() {
         let segment = open(&env, &meta).await.unwrap();
         assert!(segment.pages() > 3);
         for (key, seq, value) in &entries {
-            let cache = PageCache::new(1 << 20);
+            let cache = PageCache::new(1 << 20, 0);
             let found = segment.get(&env, &cache, key, KEY.hash(key), Seq(*seq)).await.unwrap();
             assert_eq!(
                 found.map(|(seq, value)| (seq.0, value.map(|v| v.to_vec()))),
                 Some((*seq, value.clone()))
             );
-            assert_eq!(cache.misses(), 1);
+            assert_eq!(cache.misses(Shelf::Hot), 1);
             assert_eq!(get(&env, &segment, key, 0).await.unwrap(), None);
         }
         // A mask that hides all versions of a page makes the search go on into the next one.
@@ -253,15 +253,15 @@ fn values_of_any_length_come_back() {
         let meta = build(&env, NUMBER, &entries, SegmentConfig { write_bytes: 256 << 10, ..config() }).await;
         let segment = open(&env, &meta).await.unwrap();
         for (key, _, value) in &entries {
-            let cache = PageCache::new(16 << 20);
+            let cache = PageCache::new(16 << 20, 0);
             let found = segment.get(&env, &cache, key, KEY.hash(key), Seq(9)).await.unwrap().unwrap();
             assert_eq!(found.1.as_deref(), value.as_deref());
-            assert_eq!(cache.misses(), 1);
+            assert_eq!(cache.misses(Shelf::Hot), 1);
             if value.as_ref().unwrap().len() == 5 {
                 assert!(cache.bytes() < 10_000, "a small entry is not read with a large one");
             }
         }
-        assert_eq!(verify(&env, HOME, meta, &KEY).await.unwrap(), []);
+        assert_eq!(verify(&env, HOME, meta, &KEY, VerifyScope::Hot).await.unwrap(), []);
     });
 }
 
@@ -331,7 +331,7 @@ fn a_flipped_bit_is_an_error_that_says_where() {
                 let errors = interrogate(&env, &meta, &entries).await;
                 assert!(!errors.is_empty(), "the bit at {at} goes unnoticed");
             }
-            let faults = verify(&env, HOME, meta.clone(), &KEY).await.unwrap();
+            let faults = verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap();
             assert!(!faults.is_empty(), "the bit at {at} is not found by a check");
             for fault in faults {
                 match fault {
@@ -358,7 +358,7 @@ fn a_cut_file_is_an_error() {
         run(damaged, async |env| {
             let error = open(&env, &meta).await.unwrap_err();
             assert!(matches!(&error, Error::Corruption { offset, .. } if *offset == len), "{error}");
-            assert_eq!(verify(&env, HOME, meta.clone(), &KEY).await.unwrap(), [error]);
+            assert_eq!(verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap(), [error]);
         });
     }
     let mut damaged = disk.clone();
@@ -384,7 +384,7 @@ fn swapped_pages_and_files_are_errors() {
     let mut damaged = disk.clone();
     damaged.write_file(name, &swapped);
     run(damaged, async |env| {
-        let faults = verify(&env, HOME, meta.clone(), &KEY).await.unwrap();
+        let faults = verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap();
         assert_eq!(faults.len(), 2, "all faults are listed: {faults:?}");
         let segment = open(&env, &meta).await.unwrap();
         let place = |page| match segment.place(PageNo(page)) {
@@ -489,7 +489,9 @@ fn a_finished_segment_survives_a_crash() {
     });
     for seed in 0..20 {
         let crashed = disk.crash(seed, op_engine_io::sim::Personality::Strict);
-        run(crashed, async |env| assert_eq!(verify(&env, HOME, meta.clone(), &KEY).await.unwrap(), []));
+        run(crashed, async |env| {
+            assert_eq!(verify(&env, HOME, meta.clone(), &KEY, VerifyScope::Hot).await.unwrap(), [])
+        });
     }
 }
 
@@ -501,7 +503,7 @@ fn the_cache_stays_within_its_bytes() {
         let segment = open(&env, &meta).await.unwrap();
         assert!(segment.pages() > 40);
         let bytes_max = 64 << 10;
-        let cache = PageCache::new(bytes_max);
+        let cache = PageCache::new(bytes_max, 0);
         for round in 0..2 {
             for (key, _, value) in &entries {
                 let found = segment.get(&env, &cache, key, KEY.hash(key), Seq::MAX).await.unwrap().unwrap();
@@ -510,8 +512,12 @@ fn the_cache_stays_within_its_bytes() {
             }
         }
         assert!(cache.bytes() > bytes_max / 2);
-        assert_eq!(cache.hits() + cache.misses(), 6000);
-        assert!(cache.misses() >= to_u64(segment.pages()) && cache.misses() < 300, "{}", cache.misses());
+        assert_eq!(cache.hits(Shelf::Hot) + cache.misses(Shelf::Hot), 6000);
+        assert!(
+            cache.misses(Shelf::Hot) >= to_u64(segment.pages()) && cache.misses(Shelf::Hot) < 300,
+            "{}",
+            cache.misses(Shelf::Hot)
+        );
     });
 }
 

@@ -2,11 +2,13 @@
 
 use std::rc::Rc;
 
-use op_engine_io::Env;
+use op_engine_io::num::to_usize;
+use op_engine_io::{Env, File as _};
 
+use super::cold_part::ColdPart;
 use super::directory::Partition;
 use super::filter::{FilterKey, FilterPartition};
-use super::format::{SegmentHome, from_u32};
+use super::format::{SegmentHome, UNIT, from_u32};
 use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{Page, Run};
 use super::reader::Segment;
@@ -16,6 +18,15 @@ use crate::ids::Seq;
 use crate::range::internal_order;
 use crate::segment_meta::SegmentMeta;
 use crate::visibility::Mask;
+
+/// How far a check goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VerifyScope {
+    /// What is on the store's own device.
+    Hot,
+    /// And every page in the cold target.
+    ColdToo,
+}
 
 /// Checks the file of a segment: every checksum, the order, the ranges and counts, that the page index leads to every
 /// entry, and that the filter knows every key. Returns all faults; none if the file is sound.
@@ -27,10 +38,11 @@ pub async fn verify<E: Env>(
     home: SegmentHome,
     meta: SegmentMeta,
     filter_key: &FilterKey,
+    scope: VerifyScope,
 ) -> Result<Vec<Error>> {
     let mut faults = Vec::new();
     match Segment::load(env, home, meta, Mask::default(), &PartitionCache::new(0), &mut faults).await {
-        Ok(segment) => faults.append(&mut segment.verify_all(env, filter_key).await?),
+        Ok(segment) => faults.append(&mut segment.verify_all(env, filter_key, scope).await?),
         Err(Error::Io(op_engine_io::Error::Stopped)) => return Err(op_engine_io::Error::Stopped.into()),
         Err(fault) => faults.push(fault),
     }
@@ -42,7 +54,12 @@ impl<E: Env> Segment<E> {
     ///
     /// # Errors
     /// Only if the machine stops.
-    pub async fn verify_all(&self, env: &E, filter_key: &FilterKey) -> Result<Vec<Error>> {
+    pub async fn verify_all(
+        &self,
+        env: &E,
+        filter_key: &FilterKey,
+        scope: VerifyScope,
+    ) -> Result<Vec<Error>> {
         let filters = Vec::with_capacity(self.directory.filters());
         let (faults, seen) = (Vec::new(), Seen::default());
         let mut check =
@@ -58,14 +75,20 @@ impl<E: Env> Segment<E> {
                 _ => None,
             });
         }
+        let reads_pages = self.cold.is_none() || scope == VerifyScope::ColdToo;
         for at in (0..).take(self.directory.indexes()) {
             match check.read(env, Partition::Index(at)).await? {
+                Some(Loaded::Index(_)) if !reads_pages => check.skip(),
                 Some(Loaded::Index(index)) => check.pages(env, at, &index).await?,
                 _ => check.skip(),
             }
         }
         if check.complete {
             check.totals();
+        }
+        if let Some(cold) = self.cold.as_ref().filter(|_| scope == VerifyScope::ColdToo) {
+            let faults = self.compare_with_object(env, cold).await?;
+            check.faults.extend(faults);
         }
         Ok(check.faults)
     }
@@ -99,6 +122,51 @@ struct Check<'a, E: Env> {
     seen: Seen,
     /// All entries have been seen.
     complete: bool,
+}
+
+/// Bytes of a file and its object that are compared at once.
+const COMPARED_BYTES: u64 = 256 << 10;
+
+impl<E: Env> Segment<E> {
+    /// Everything but the data pages is the same in the file and in the object.
+    async fn compare_with_object(&self, env: &E, cold: &ColdPart) -> Result<Vec<Error>> {
+        let compared = self.find_difference(env, cold).await;
+        match compared {
+            Ok(None) => Ok(Vec::new()),
+            Ok(Some(fault)) | Err(fault) => Ok(vec![unless_stopped(fault)?]),
+        }
+    }
+
+    async fn find_difference(&self, env: &E, cold: &ColdPart) -> Result<Option<Error>> {
+        let data_bytes = self.meta.total_bytes() - self.meta.file_bytes;
+        if cold.length(env).await? != self.meta.total_bytes() {
+            return Ok(Some(Error::corruption(
+                cold.name(),
+                0,
+                "the object has another length than was written",
+            )));
+        }
+        let mut at = 0;
+        while at < self.meta.file_bytes {
+            // The header lies before the data pages, the rest behind them.
+            let (bytes, offset) = if at == 0 {
+                (UNIT, 0)
+            } else {
+                (COMPARED_BYTES.min(self.meta.file_bytes - at), at + data_bytes)
+            };
+            let theirs = cold.read(env, offset, bytes).await?;
+            let buf = env.read_buffer(to_usize(bytes)).await;
+            let (buf, result) = self.file.read_at(at, buf).await;
+            result.map_err(|error| self.read_error(error))?;
+            if buf.as_slice().get(..theirs.len()) != Some(&theirs) {
+                let what = "the object differs from the file that is kept of it";
+                return Ok(Some(Error::corruption(cold.name(), offset, what)));
+            }
+            at += bytes;
+            env.yield_now().await;
+        }
+        Ok(None)
+    }
 }
 
 impl<E: Env> Check<'_, E> {
@@ -154,7 +222,7 @@ impl<E: Env> Check<'_, E> {
     }
 
     fn fault(&mut self, page: PagePlace, what: &str) {
-        self.faults.push(Error::corruption(self.segment.file_name(), page.offset(), what));
+        self.faults.push(Error::corruption(self.segment.page_name(), self.segment.offset_of(page), what));
     }
 
     /// Whether the filter lets a key pass.

@@ -71,11 +71,13 @@ impl<E: Env> Shard<E> {
         }
         let planned = self.plan(jobs);
         planned.into_iter().for_each(|job| jobs.push_front(job));
+        self.claims.set_merging(jobs.iter());
         let Some(mut job) = jobs.pop_front() else { return Ok(()) };
         self.note_merging(true);
         if !self.step_if_room(&mut job).await? {
             jobs.push_back(job);
         }
+        self.claims.set_merging(jobs.iter());
         Ok(())
     }
 
@@ -92,18 +94,36 @@ impl<E: Env> Shard<E> {
 
     /// Segments of a collection that is dropped, or whose entries are all dead.
     fn orphans(&self) -> Option<(CollectionId, Vec<u64>)> {
+        let archives = self.archives_orphans();
         let state = self.state.borrow();
         let retention = state.retention();
         state.runs.iter().find_map(|(collection, runs)| {
             let is_dropped = state.is_dropped(*collection);
-            let dead = runs.files().filter(|segment| is_dropped || is_orphaned(segment, &retention));
-            let dead: Vec<u64> = dead.map(|segment| segment.meta().number).take(DISCARDED_AT_ONCE).collect();
+            let dead =
+                runs.files().filter(|segment| is_dropped || !archives && is_orphaned(segment, &retention));
+            let numbers = dead.map(|segment| segment.meta().number);
+            let idle = numbers.filter(|number| !self.claims.is_moving(*number));
+            let dead: Vec<u64> = idle.take(DISCARDED_AT_ONCE).collect();
             (!dead.is_empty()).then_some((*collection, dead))
         })
     }
 
+    /// A segment whose entries are all dead, of a collection that is not dropped, and its length.
+    pub(super) fn orphan_to_archive(&self) -> Option<(CollectionId, u64, u64)> {
+        let state = self.state.borrow();
+        let retention = state.retention();
+        state.runs.iter().filter(|(collection, _)| !state.is_dropped(**collection)).find_map(
+            |(collection, runs)| {
+                let mut idle = runs.files().filter(|file| !self.claims.is_merging(file.meta().number));
+                let orphan = idle.find(|file| is_orphaned(file, &retention))?.meta();
+                Some((*collection, orphan.number, orphan.file_bytes))
+            },
+        )
+    }
+
     /// The merges that should begin. A collection has at most one beside a descent.
     fn plan(&self, jobs: &VecDeque<Job>) -> Vec<Job> {
+        let archives = self.archives_orphans();
         let state = self.state.borrow();
         let retention = state.retention();
         let has_merge =
@@ -113,10 +133,16 @@ impl<E: Env> Shard<E> {
             let spec = state.catalog.get(*collection).filter(|spec| !spec.dropped)?;
             let is_busy = |file: &Rc<Segment<E>>| {
                 let number = file.meta().number;
-                jobs.iter().any(|job| job.collection == *collection && job.inputs.contains(&number))
+                self.claims.is_moving(number)
+                    || jobs.iter().any(|job| job.collection == *collection && job.inputs.contains(&number))
             };
-            let mut idle = runs.files().filter(|file| !is_busy(file));
-            if let Some(dead) = idle.find(|file| dead_ranges(file, &retention).next().is_some()) {
+            let living = runs.living();
+            let mut idle = living.iter().flat_map(|run| run.files()).filter(|file| !is_busy(file));
+            let is_unclean = |file: &&Rc<Segment<E>>| {
+                let waits = archives && is_orphaned(file, &retention);
+                !waits && dead_ranges(file, &retention).next().is_some()
+            };
+            if let Some(dead) = idle.find(is_unclean) {
                 let SegmentMeta { place, number, .. } = dead.meta();
                 return Some(Job::new(*collection, Target::InPlace(*place), vec![*number]));
             }
@@ -128,7 +154,7 @@ impl<E: Env> Shard<E> {
                 is_bottom: run.is_bottom(),
                 is_busy: run.files().iter().any(is_busy),
             };
-            let candidates: Vec<Candidate> = runs.as_slice().iter().map(candidate).collect();
+            let candidates: Vec<Candidate> = living.iter().map(candidate).collect();
             let tally = |(run, of): (&Run<E>, &Candidate)| Tally {
                 entries: run.files().iter().map(|file| file.meta().entries).sum(),
                 tombstones: run.files().iter().map(|file| file.meta().tombstones).sum(),
@@ -136,7 +162,7 @@ impl<E: Env> Shard<E> {
                 is_bottom: of.is_bottom,
                 is_busy: of.is_busy,
             };
-            let tallies: Vec<Tally> = runs.as_slice().iter().zip(&candidates).map(tally).collect();
+            let tallies: Vec<Tally> = living.iter().zip(&candidates).map(tally).collect();
             let purged = purged::pick(&tallies, retention.horizon, self.config.purged_entries_min);
             Some(job_of(*collection, runs, purged.or_else(|| policy.pick(&candidates))?))
         });
@@ -152,7 +178,7 @@ impl<E: Env> Shard<E> {
             let stays = |run: &&Run<E>| {
                 layout == Some(Layout::AppendOnly) && run.bytes() >= self.config.append_run_bytes_max
             };
-            runs.as_slice().iter().filter(|run| !stays(run)).count()
+            runs.living().iter().filter(|run| !stays(run)).count()
         });
         Debt {
             amount: to_u64(counts.max().unwrap_or(0)),
@@ -194,7 +220,7 @@ fn job_of<E: Env>(collection: CollectionId, runs: &Runs<E>, choice: Choice) -> J
         Choice::Merge(range) => (range, false),
         Choice::Descend(end) => (0..end, true),
     };
-    let inputs = runs.as_slice().get(range).unwrap_or_default();
+    let inputs = runs.living().get(range).unwrap_or_default();
     let level = inputs.iter().map(|run| run.place().level).max().unwrap_or(Level::FLUSHED);
     let target = if is_descent { Target::Bottom } else { Target::NewRun(level.above()) };
     let files = inputs.iter().flat_map(|run| run.files());

@@ -17,7 +17,7 @@ use crate::memtable::{Memtable, VersionAt, VersionRef};
 use crate::message::Event;
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
-use crate::segment::{FilterBits, Segment, SegmentBuilder, SegmentConfig};
+use crate::segment::{Compression, FilterBits, Segment, SegmentBuilder, SegmentConfig};
 use crate::segment_meta::{Place, SegmentMeta};
 use crate::visibility::Mask;
 
@@ -166,7 +166,7 @@ impl<E: Env> Shard<E> {
         self.writer().manifest.apply(|| self.checkpoint_edit(added.clone(), through)).await?;
         // From here on the flush counts, and what fails is no lack of space.
         self.install(added, frozen, &retention).await.map_err(Error::poison)?;
-        self.writer().wal.release(through).await.map_err(Error::poison)?;
+        self.release_wal(through).await.map_err(Error::poison)?;
         self.stats.borrow_mut().flushes += 1;
         self.balance();
         self.segments_changed.raise();
@@ -308,6 +308,32 @@ impl<E: Env> Shard<E> {
             ..SegmentConfig::new(self.filter_key)
         };
         SegmentBuilder::create(self.env.clone(), self.home, number, collection, config).await
+    }
+
+    /// Begins a segment in the cold target, and notes its file as unfinished.
+    pub(super) async fn begin_cold_segment(
+        &self,
+        collection: CollectionId,
+        compression: Compression,
+        unfinished: &Unfinished,
+    ) -> Result<SegmentBuilder<E>> {
+        let number = self.take_segment_number();
+        // The target may finish an upload long after it was given up: no other object is to have its name.
+        self.writer().manifest.apply(|| self.numbers_edit()).await?;
+        unfinished.add(number);
+        let config = SegmentConfig {
+            page_bytes: self.config.cold_page_bytes,
+            write_bytes: self.config.segment_write_bytes,
+            filter_bits: FilterBits::Eight,
+            ..SegmentConfig::new(self.filter_key)
+        };
+        let (env, pace) = (self.env.clone(), self.tiering.pace());
+        SegmentBuilder::create_cold(env, self.home, number, collection, config, compression, pace).await
+    }
+
+    /// The manifest record that keeps numbers from being used again.
+    fn numbers_edit(&self) -> Edit {
+        Edit { next_segment: self.state.borrow().next_segment, ..Edit::default() }
     }
 }
 

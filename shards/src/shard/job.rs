@@ -6,6 +6,7 @@
 //! is kept if it is never ended: every key is in its old place or in its new one, and never in both. So a merge that the
 //! disk has no space for is simply given up after its last whole step.
 
+use std::cell::RefCell;
 use std::rc::Rc;
 
 use op_engine_io::num::to_u64;
@@ -13,15 +14,16 @@ use op_engine_io::{Dir, Env};
 
 use crate::catalog::Layout;
 use crate::error::{Error, Result};
-use crate::ids::CollectionId;
+use crate::ids::{CollectionId, Height, Seq};
 use crate::manifest::Edit;
 use crate::merge::{KeyVersions, MergeCursor, Source};
-use crate::message::{Direction, KeyRange};
+use crate::message::{Direction, Horizon, KeyRange};
 use crate::mutants::{Mutant, active};
-use crate::retention::{Retain, retained};
+use crate::retention::{Retain, VersionHead, retained};
 use crate::run::{RunCursor, Runs};
 use crate::segment::{CursorOptions, FilterBits, Segment, SegmentBuilder};
-use crate::segment_meta::{Level, Place, SegmentMeta};
+use crate::segment_meta::{Level, Place, SegmentMeta, Tier};
+use crate::tier::TierPolicy;
 use crate::visibility::Mask;
 
 use super::Shard;
@@ -43,8 +45,65 @@ pub(super) enum Target {
     NewRun(Level),
     /// In the bottom run.
     Bottom,
-    /// Where its only input was.
+    /// Where its only input was. What was in the cold target comes back.
     InPlace(Place),
+    /// In the archive, in the cold target, as far as the cut says.
+    Archive(TierPolicy, Cut),
+}
+
+/// What of its inputs a move takes to the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cut {
+    /// Everything.
+    Everything,
+    /// What a newer version at or below this commit has taken the place of. The rest stays in the bottom run.
+    Superseded(Seq),
+    /// What blocks up to here have written. The rest becomes a run of its own, which a reorg can reach.
+    Through(Horizon),
+}
+
+impl Target {
+    /// From which of the versions of a key on, newest first, they go to the archive.
+    fn archived_from(&self, versions: &[VersionHead], mask: &Mask) -> usize {
+        match self {
+            Self::Archive(_, Cut::Everything) => 0,
+            Self::Archive(_, Cut::Superseded(limit)) => {
+                let newest = versions.iter().position(|version| mask.shows(version.seq, *limit));
+                newest.map_or(versions.len(), |newest| newest + 1)
+            }
+            Self::Archive(_, Cut::Through(horizon)) => {
+                versions.iter().take_while(|version| version.seq > horizon.seq).count()
+            }
+            _ => versions.len(),
+        }
+    }
+}
+
+/// The segments that somebody works on: a segment is the input of one job at most.
+#[derive(Debug, Default)]
+pub(super) struct Claims {
+    merging: RefCell<Vec<u64>>,
+    moving: RefCell<Vec<u64>>,
+}
+
+impl Claims {
+    /// Replaces what merges work on.
+    pub(super) fn set_merging<'a>(&self, jobs: impl Iterator<Item = &'a Job>) {
+        *self.merging.borrow_mut() = jobs.flat_map(|job| job.inputs.iter().copied()).collect();
+    }
+
+    /// Replaces what moves between tiers work on.
+    pub(super) fn set_moving(&self, inputs: &[u64]) {
+        *self.moving.borrow_mut() = inputs.to_vec();
+    }
+
+    pub(super) fn is_merging(&self, number: u64) -> bool {
+        self.merging.borrow().contains(&number)
+    }
+
+    pub(super) fn is_moving(&self, number: u64) -> bool {
+        self.moving.borrow().contains(&number)
+    }
 }
 
 /// A merge that has been decided on.
@@ -58,11 +117,13 @@ pub(super) struct Job {
     from: Option<Vec<u8>>,
     /// The number of the new run, once it has a file.
     run: Option<u64>,
+    /// That of the run of what is not archived.
+    rest_run: Option<u64>,
 }
 
 impl Job {
     pub(super) fn new(collection: CollectionId, target: Target, inputs: Vec<u64>) -> Self {
-        Self { collection, target, inputs, from: None, run: None }
+        Self { collection, target, inputs, from: None, run: None, rest_run: None }
     }
 
     /// The place of an output file with this number.
@@ -71,13 +132,35 @@ impl Job {
             Target::NewRun(level) => Place { level, run: *self.run.get_or_insert(number) },
             Target::Bottom => Place { level: Level::BOTTOM, run: number },
             Target::InPlace(place) => place,
+            Target::Archive(_, Cut::Through(_)) => {
+                Place { level: Level::FLUSHED, run: *self.rest_run.get_or_insert(number) }
+            }
+            Target::Archive(..) => Place { level: Level::BOTTOM, run: number },
         }
     }
+
+    /// The place of an output file with this number in the archive.
+    fn archive_place(&mut self, number: u64) -> Place {
+        Place { level: Level::ARCHIVED, run: *self.run.get_or_insert(number) }
+    }
+
+    /// Archives in the place of a run that was archived before.
+    pub(super) fn again(self, run: u64) -> Self {
+        Self { run: Some(run), ..self }
+    }
+}
+
+/// Where an entry goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outlet {
+    Run,
+    Archive,
 }
 
 /// What a step has written, and the key at which it ended; `None` if nothing is left.
 struct Written<E: Env> {
     output: Option<SegmentBuilder<E>>,
+    archive: Option<SegmentBuilder<E>>,
     until: Option<Vec<u8>>,
 }
 
@@ -96,7 +179,7 @@ impl<E: Env> Shard<E> {
     pub(super) async fn take_step(&self, job: &mut Job) -> Result<bool> {
         let unfinished = Unfinished::default();
         let done = self.step_into(job, &unfinished).await;
-        if done.as_ref().is_err_and(Error::is_out_of_space) {
+        if done.as_ref().is_err_and(|error| error.is_out_of_space() || error.is_cold()) {
             self.remove_unfinished(unfinished).await?;
         }
         done
@@ -124,12 +207,22 @@ impl<E: Env> Shard<E> {
             retain.horizon = retention.cut;
         }
         // Above the bottom stand many runs with few keys, and each of them is asked for every key.
-        let is_bottom =
-            matches!(job.target, Target::Bottom | Target::InPlace(Place { level: Level::BOTTOM, .. }));
+        let is_bottom = matches!(
+            job.target,
+            Target::Bottom
+                | Target::Archive(..)
+                | Target::InPlace(Place { level: Level::BOTTOM | Level::ARCHIVED, .. })
+        );
         let filter_bits = if is_bottom { FilterBits::Eight } else { FilterBits::Sixteen };
-        let begin = async || self.begin_segment(spec.id, filter_bits, unfinished).await;
-        let file_bytes = file_bytes_max(job.target, spec.layout, &inputs, self.config.segment_bytes_max);
-        let written = self.write_step(begin, file_bytes, &mut cursor, &mask, &retain).await?;
+        let target = job.target;
+        let begin = async |outlet| match (outlet, target) {
+            (Outlet::Archive, Target::Archive(policy, _)) => {
+                self.begin_cold_segment(spec.id, policy.compression, unfinished).await
+            }
+            _ => self.begin_segment(spec.id, filter_bits, unfinished).await,
+        };
+        let file_bytes = file_bytes_max(target, spec.layout, &inputs, self.config.segment_bytes_max);
+        let written = self.write_step(begin, target, file_bytes, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
 
@@ -148,29 +241,42 @@ impl<E: Env> Shard<E> {
     /// Writes what must be kept until a file is full, and ends between two keys.
     async fn write_step(
         &self,
-        begin: impl AsyncFn() -> Result<SegmentBuilder<E>>,
+        begin: impl AsyncFn(Outlet) -> Result<SegmentBuilder<E>>,
+        target: Target,
         bytes_max: u64,
         cursor: &mut MergeCursor<E>,
         mask: &Mask,
         retain: &Retain<'_>,
     ) -> Result<Written<E>> {
-        let mut written = Written { output: None, until: None };
+        let mut written = Written { output: None, archive: None, until: None };
         let (mut group, mut bytes_read) = (KeyVersions::default(), 0);
         let mut slice_ends = self.env.now() + self.env.background_slice();
         while cursor.next_key(&mut group).await? {
             let output_bytes = written.output.as_ref().map_or(0, SegmentBuilder::bytes_so_far);
-            if output_bytes >= bytes_max || bytes_read >= bytes_max.saturating_mul(READ_RATIO_MAX) {
+            let archive_bytes = written.archive.as_ref().map_or(0, SegmentBuilder::bytes_so_far);
+            let bytes_read_max = match target {
+                Target::Archive(..) => u64::MAX,
+                _ => bytes_max.saturating_mul(READ_RATIO_MAX),
+            };
+            let is_full = output_bytes >= bytes_max || archive_bytes >= self.config.cold_segment_bytes;
+            if is_full || bytes_read >= bytes_read_max {
                 written.until = Some(group.key().to_vec());
                 break;
             }
             bytes_read += to_u64(group.bytes());
             let kept = retained(group.heads(), mask, retain);
+            let archived_from = target.archived_from(group.heads(), mask);
             for (at, head) in group.heads().iter().enumerate().filter(|(at, _)| kept.get(*at) == Some(&true))
             {
-                if written.output.is_none() {
-                    written.output = Some(begin().await?);
+                let outlet = if at < archived_from { Outlet::Run } else { Outlet::Archive };
+                let output = match outlet {
+                    Outlet::Run => &mut written.output,
+                    Outlet::Archive => &mut written.archive,
+                };
+                if output.is_none() {
+                    *output = Some(begin(outlet).await?);
                 }
-                if let Some(output) = &mut written.output {
+                if let Some(output) = output {
                     output.add(group.key(), head.seq, group.value(at)).await?;
                 }
             }
@@ -191,18 +297,31 @@ impl<E: Env> Shard<E> {
         written: Written<E>,
         retention: &Retention,
     ) -> Result<bool> {
-        let Written { output, until } = written;
+        let Written { output, archive, until } = written;
         let heights = || inputs.iter().map(|input| input.meta());
         let lowest = heights().map(|meta| meta.height_min).min().unwrap_or_default();
         let highest = heights().map(|meta| meta.height_max).max().unwrap_or_default();
-        let added = match output {
-            Some(builder) => {
-                let place = job.place(builder.number());
-                self.stats.borrow_mut().large_values += builder.large_values();
-                Some(SegmentMeta { place, ..builder.finish((lowest, highest)).await? })
-            }
-            None => None,
-        };
+        let mut added = Vec::new();
+        if let Some(builder) = output {
+            let place = job.place(builder.number());
+            self.stats.borrow_mut().large_values += builder.large_values();
+            let tier = if place.level == Level::ARCHIVED { Tier::Warm } else { Tier::Hot };
+            let above = match job.target {
+                Target::Archive(_, Cut::Through(horizon)) => Height(horizon.height.0.saturating_add(1)),
+                _ => lowest,
+            };
+            let heights = (lowest.max(above).min(highest), highest);
+            added.push(SegmentMeta { place, tier, ..builder.finish(heights).await? });
+        }
+        if let Some(builder) = archive {
+            let place = job.archive_place(builder.number());
+            let below = match job.target {
+                Target::Archive(_, Cut::Through(horizon)) => horizon.height,
+                _ => highest,
+            };
+            let heights = (lowest, highest.min(below).max(lowest));
+            added.push(SegmentMeta { place, ..builder.finish(heights).await? });
+        }
         let fates = inputs.iter().map(|input| fate_of(input, until.as_deref()));
         let (mut consumed, mut trimmed) = (Vec::new(), Vec::new());
         for fate in fates {
@@ -222,7 +341,9 @@ impl<E: Env> Shard<E> {
         stats.merge_steps_partial += u64::from(trimmed_count > 0);
         stats.segments_trimmed += trimmed_count;
         stats.merges += u64::from(has_ended);
-        stats.segments_cleaned += u64::from(has_ended && matches!(job.target, Target::InPlace(_)));
+        let is_cleaned = |place: Place| place.level != Level::ARCHIVED;
+        stats.segments_cleaned +=
+            u64::from(has_ended && matches!(job.target, Target::InPlace(place) if is_cleaned(place)));
         stats.descents += u64::from(has_ended && job.target == Target::Bottom);
         Ok(has_ended)
     }
@@ -234,15 +355,21 @@ impl<E: Env> Shard<E> {
         collection: CollectionId,
         consumed: Vec<u64>,
         trimmed: Vec<(SegmentMeta, Rc<Segment<E>>)>,
-        added: Option<SegmentMeta>,
+        added: Vec<SegmentMeta>,
         retention: &Retention,
     ) -> Result<()> {
-        if added.is_some() && !active(Mutant::SkipDirectorySync) {
+        if !added.is_empty() && !active(Mutant::SkipDirectorySync) {
             self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
         }
         let trimmed_metas = || trimmed.iter().map(|(meta, _)| meta.clone());
         let removed: Vec<u64> =
             consumed.iter().copied().chain(trimmed_metas().map(|meta| meta.number)).collect();
+        let gone_early = active(Mutant::DeleteBeforeSwitch) && added.iter().any(|meta| meta.tier.is_cold());
+        if gone_early {
+            for number in &consumed {
+                self.env.remove(self.home.file_name(*number)).await?;
+            }
+        }
         let draw_up = || {
             let state = self.state.borrow();
             Edit {
@@ -257,21 +384,34 @@ impl<E: Env> Shard<E> {
         };
         self.writer().manifest.apply(draw_up).await?;
         // From here on the change counts, and what fails is no lack of space.
-        let opened = self.open_segments(added.into_iter().collect(), retention).await;
+        let opened = self.open_segments(added, retention).await;
         let mut segments = opened.map_err(Error::poison)?;
         self.note_written(&segments);
         let bytes_added: u64 = segments.iter().map(|segment| segment.meta().file_bytes).sum();
+        {
+            let archived = || segments.iter().filter(|segment| segment.meta().place.level == Level::ARCHIVED);
+            let mut stats = self.stats.borrow_mut();
+            stats.archived_segments += to_u64(archived().count());
+            stats.archived_bytes += archived().map(|segment| segment.meta().total_bytes()).sum::<u64>();
+            stats.merge_bytes += bytes_added;
+        }
+        let gone_cold;
         for (meta, before) in &trimmed {
             segments.push(before.trimmed(meta.clone()));
         }
         {
             let mut state = self.state.borrow_mut();
-            self.stats.borrow_mut().merge_bytes += bytes_added;
+            gone_cold = cold_among(&state.runs_of(collection), &consumed);
             state.replace_segments(collection, &removed, segments);
             state.forget_rollbacks();
             state.remask();
         }
+        self.tiering.forget(&gone_cold);
+        drop(gone_cold);
         for number in consumed {
+            if gone_early {
+                continue;
+            }
             let gone = self.env.remove(self.home.file_name(number)).await;
             gone.map_err(|error| Error::from(error).poison())?;
         }
@@ -293,10 +433,18 @@ fn holds_oldest<E: Env>(runs: &Runs<E>, inputs: &[Rc<Segment<E>>]) -> bool {
     let is_input = |number| metas().any(|meta| meta.number == number);
     let has_bottom = metas().any(|meta| meta.place.level == Level::BOTTOM);
     !runs.files().map(|file| file.meta()).any(|other| {
-        let is_older = other.seq_min < lowest || !has_bottom && other.place.level == Level::BOTTOM;
+        let is_older = other.seq_min < lowest
+            || !has_bottom && other.place.level == Level::BOTTOM
+            || other.place.level == Level::ARCHIVED;
         let shares_keys = metas().any(|meta| meta.key_min <= other.key_max && other.key_min <= meta.key_max);
         !is_input(other.number) && is_older && shares_keys
     })
+}
+
+/// Those of some segments that are in the cold target.
+fn cold_among<E: Env>(runs: &Runs<E>, numbers: &[u64]) -> Vec<Rc<Segment<E>>> {
+    let is_one = |file: &&Rc<Segment<E>>| file.meta().tier.is_cold() && numbers.contains(&file.meta().number);
+    runs.files().filter(is_one).cloned().collect()
 }
 
 /// The length at which an output file ends.
@@ -311,7 +459,7 @@ fn file_bytes_max<E: Env>(
             let bytes: u64 = inputs.iter().map(|input| input.meta().file_bytes).sum();
             (bytes / RUN_FILES).clamp(segment_bytes_max / RUN_FILES, segment_bytes_max)
         }
-        Target::NewRun(_) | Target::Bottom | Target::InPlace(_) => segment_bytes_max,
+        Target::NewRun(_) | Target::Bottom | Target::InPlace(_) | Target::Archive(..) => segment_bytes_max,
     }
 }
 

@@ -5,11 +5,14 @@
 //! - `commit log` makes frames durable, many at a time;
 //! - `flush` and `merge` turn memtables into segments and segments into fewer ones;
 //! - `prefetch` reads filters and page indexes while there is room for them.
+//! - `tier` moves old data to the cold target and back;
 //! - `reserve` keeps space on the disk for what must not fail.
 //!
 //! State changes happen in synchronous functions; no borrow of the state lives across an await.
 
 mod apply;
+mod archive;
+mod archiving;
 mod commit_log;
 mod compact;
 mod flush;
@@ -24,6 +27,7 @@ mod room;
 mod scan;
 mod serve;
 mod state;
+mod tiering;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -33,7 +37,7 @@ use op_engine_io::mailbox::{Receiver, Sender};
 use op_engine_io::num::to_u64;
 use op_engine_io::{Env, Reply, ReplySender, TaskClass};
 
-use crate::cache::PageCache;
+use crate::cache::{PageCache, Shelf};
 use crate::config::ShardConfig;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -49,9 +53,11 @@ use crate::wal::Wal;
 pub use recover::create;
 pub use state::{encode_catalog, encode_rollback};
 
+use job::Claims;
 use pressure::Pressure;
 use room::Shortage;
 use state::State;
+use tiering::Tiering;
 
 /// What a shard is connected to.
 pub struct Links {
@@ -125,6 +131,8 @@ struct Shard<E: Env> {
     compaction_wanted: Cell<bool>,
     pressure: Pressure,
     shortage: Shortage,
+    claims: Claims,
+    tiering: Tiering<E>,
     stats: RefCell<ShardStats>,
 }
 
@@ -137,7 +145,7 @@ pub async fn run<E: Env>(
     links: Links,
 ) {
     let Links { requests, events, recovered, start, started } = links;
-    let recovery = match recover::recover(&env, identity, config.filter_bytes_max).await {
+    let recovery = match recover::recover(&env, identity, &config).await {
         Ok(recovery) => recovery,
         Err(error) => return recovered.send(Err(error)),
     };
@@ -162,6 +170,7 @@ pub async fn run<E: Env>(
     env.spawn(TaskClass::Commit, "commit log", Rc::clone(&shard).write_log());
     env.spawn(TaskClass::Background, "flush", Rc::clone(&shard).flush_memtables());
     env.spawn(TaskClass::Background, "merge", Rc::clone(&shard).merge_segments());
+    env.spawn(TaskClass::Background, "tier", Rc::clone(&shard).move_between_tiers());
     env.spawn(TaskClass::Background, "reserve", Rc::clone(&shard).keep_reserve());
     shard.serve(requests).await;
 }
@@ -227,8 +236,8 @@ impl<E: Env> Shard<E> {
         stats.memtables_frozen = to_u64(state.frozen.len());
         stats.wal_files = to_u64(wal.files + wal.free_files);
         stats.wal_bytes = wal.bytes_appended;
-        stats.cache_hits = self.cache.hits();
-        stats.cache_misses = self.cache.misses();
+        stats.cache_hits = self.cache.hits(Shelf::Hot);
+        stats.cache_misses = self.cache.misses(Shelf::Hot);
         let partitions = self.partitions.bytes();
         stats.filter_bytes = partitions.filter;
         stats.index_bytes = partitions.index + partitions.directory;
@@ -236,6 +245,7 @@ impl<E: Env> Shard<E> {
         stats.partition_reads = self.partitions.reads();
         stats.partition_evictions = self.partitions.evictions();
         stats.space = self.describe_space();
+        stats.tiering = self.describe_tiering();
         for (collection, bytes) in &state.committed_bytes {
             stats.traffic.entry(*collection).or_default().committed_bytes = *bytes;
         }
@@ -266,6 +276,7 @@ impl<E: Env> State<E> {
             level: meta.place.level,
             run: meta.place.run,
             state,
+            tier: meta.tier,
             file_bytes: meta.file_bytes,
             entries: meta.entries,
             keys: segment.keys(),

@@ -13,14 +13,17 @@ use std::time::Duration;
 
 use ahash::AHashMap;
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use op_engine_io::{Env, IoBuf, ReplySender};
+use op_engine_io::{Env, ReplySender};
 
+use crate::cache::Shelf;
 use crate::error::{Error, Result};
 use crate::ids::Seq;
 use crate::message::{GetRequest, KeyList, ValueList};
 use crate::mutants::read_delay;
 use crate::run::Runs;
-use crate::segment::{Candidate, Loaded, Lookup as Find, Page, PageNo, PagePlace, Partition, Segment};
+use crate::segment::{
+    Candidate, Fetched, Loaded, Lookup as Find, Page, PageNo, PagePlace, Partition, Segment,
+};
 use crate::segment_meta::SegmentMeta;
 
 use super::Shard;
@@ -94,7 +97,7 @@ struct Arrived<E: Env> {
 }
 
 enum Content {
-    Page(PagePlace, Result<IoBuf>),
+    Page(PagePlace, Result<Fetched>),
     Partition(Result<Loaded>),
 }
 
@@ -203,6 +206,9 @@ impl<E: Env> Shard<E> {
     /// Reads what is left of a batch, and answers.
     pub(super) async fn finish_get(self: Rc<Self>, mut lookup: Lookup<E>) {
         let result = self.seek_all(&mut lookup).await;
+        if let Err(error) = &result {
+            self.tiering.note_failed_read(error);
+        }
         lookup.reply.send(result.map(|()| lookup.values));
     }
 
@@ -255,13 +261,14 @@ impl<E: Env> Shard<E> {
         match content {
             Content::Page(place, buf) => {
                 let page = Rc::new(segment.decode_page(place, &buf?)?);
+                let shelf = segment.shelf();
                 while let Some(seek) = next {
                     next = lookup.seeks.get_mut(seek).and_then(|seek| seek.also.take());
                     if !lookup.look_into(seek, &page)? {
                         self.go_on(lookup, waiting, seek)?;
                     }
                 }
-                self.cache.insert(id.0, place.number, page);
+                self.cache.insert(shelf, id.0, place.number, page);
             }
             Content::Partition(loaded) => {
                 let loaded = loaded?;
@@ -286,7 +293,7 @@ impl<E: Env> Shard<E> {
                 return Ok(());
             }
             let page = match id.1 {
-                Unit::Page(number) => self.cache.get(id.0, number),
+                Unit::Page(number) => self.cache.get(lookup.shelf(at), id.0, number),
                 Unit::Partition(_) => None,
             };
             let Some(page) = page else {
@@ -312,7 +319,12 @@ impl<E: Env> Shard<E> {
         let SegmentMeta { collection, place, .. } = segment.meta();
         let mut stats = self.stats.borrow_mut();
         let levels = &mut stats.traffic.entry(*collection).or_default().levels;
-        levels.entry(place.level).or_default().device_reads += 1;
+        let level = levels.entry(place.level).or_default();
+        if segment.meta().tier.is_cold() && matches!(goal, Goal::Search(_)) {
+            level.cold_reads += 1;
+        } else {
+            level.device_reads += 1;
+        }
         drop(stats);
         Some(async move {
             let content = match goal {
@@ -364,6 +376,12 @@ impl<E: Env> Lookup<E> {
             return None;
         }
         seek.unit()
+    }
+
+    /// Which part of the cache has the page that a seek needs.
+    fn shelf(&self, at: usize) -> Shelf {
+        let file = self.seeks.get(at).and_then(|seek| seek.file.as_ref());
+        file.map_or(Shelf::Hot, |file| file.shelf())
     }
 
     /// Asks the partition that a seek needs.

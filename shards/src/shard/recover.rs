@@ -12,7 +12,8 @@ use op_engine_io::mailbox::Sender;
 use op_engine_io::{Dir, Env, FileKind, FileName};
 
 use crate::cache::PageCache;
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, ColdMark};
+use crate::cold_mark;
 use crate::config::ShardConfig;
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Term};
@@ -21,15 +22,19 @@ use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredMa
 use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
 use crate::reserve::Reserve;
 use crate::run::Runs;
-use crate::segment::{FilterKey, PartitionCache, Segment, SegmentHome};
+use crate::segment::{ColdPace, FilterKey, PartitionCache, Segment, SegmentHome, restore};
+use crate::segment_meta::Level;
 use crate::signal::Signal;
 use crate::stats::ShardStats;
 use crate::visibility::Mask;
-use crate::wal::{self, WalConfig};
+use crate::wal::{self, Covered, WalConfig};
 
+use super::archiving::{copy_out, wal_copy_name};
+use super::job::Claims;
 use super::pressure::Pressure;
 use super::room::Shortage;
 use super::state::State;
+use super::tiering::Tiering;
 use super::{LogQueue, Shard, Writer};
 
 /// Makes an empty shard in its own directory.
@@ -52,13 +57,13 @@ pub(super) struct Recovery<E: Env> {
     partitions: Rc<PartitionCache>,
 }
 
-/// Reads what a shard has on disk. Changes nothing.
+/// Reads what a shard has on disk. Changes nothing, but for lost files of cold segments, which are made again.
 pub(super) async fn recover<E: Env>(
     env: &E,
     identity: Identity,
-    filter_bytes_max: u64,
+    config: &ShardConfig,
 ) -> Result<Recovery<E>> {
-    let partitions = PartitionCache::new(filter_bytes_max);
+    let partitions = PartitionCache::new(config.filter_bytes_max);
     let manifest = manifest::recover(env, identity).await?;
     let wal = wal::recover(env, identity, manifest.state.flushed).await?;
     wal.check_term(manifest.term)?;
@@ -66,8 +71,25 @@ pub(super) async fn recover<E: Env>(
     for meta in &manifest.state.segments {
         let scope = manifest.state.catalog.get(meta.collection).map(|spec| spec.scope);
         let scope = scope.ok_or(Error::UnknownCollection { collection: meta.collection })?;
-        let mask = Mask::for_range(&manifest.state.rollbacks, scope, meta.seq_min, meta.seq_max);
-        let segment = Segment::open(env, home_of(identity), meta.clone(), mask, &partitions).await?;
+        let mask = match meta.place.level {
+            Level::ARCHIVED => Mask::default(),
+            _ => Mask::for_range(&manifest.state.rollbacks, scope, meta.seq_min, meta.seq_max),
+        };
+        let home = home_of(identity);
+        let segment = match Segment::open(env, home, meta.clone(), mask.clone(), &partitions).await {
+            // The file of a cold segment has nothing that its object has not.
+            Err(Error::Missing { .. } | Error::Corruption { .. })
+                if meta.tier.is_cold() && config.restores_cold_files =>
+            {
+                tracing::warn!(
+                    segment = meta.number,
+                    "the file of a cold segment is made again from its object"
+                );
+                restore(env, home, meta).await?;
+                Segment::open(env, home, meta.clone(), mask, &partitions).await?
+            }
+            opened => opened?,
+        };
         segments.entry(meta.collection).or_default().push(segment);
     }
     let mut runs = BTreeMap::new();
@@ -108,6 +130,7 @@ impl<E: Env> Recovery<E> {
     ) -> Result<Shard<E>> {
         let Self { identity, manifest, wal, runs, partitions } = self;
         let mut state = initial_state(&manifest.state, runs);
+        let pace = ColdPace::new(config.cold_bytes_per_second);
         let (cut, writer, frames) = match order {
             GoOn::ReadOnly(cut) => {
                 let mut frames = wal.frames;
@@ -120,6 +143,11 @@ impl<E: Env> Recovery<E> {
                 remove_leftovers(env, identity, &manifest.state, &files).await?;
                 let reserve = Reserve::find(env, identity.shard, config.space_reserve_bytes, &files).await?;
                 let reserve = Rc::new(reserve);
+                if let Some(mark) = manifest.state.catalog.cold_mark.filter(|_| config.archives_wal)
+                    && let Err(error) = archive_wal(env, identity, mark, &wal, &pace).await
+                {
+                    tracing::warn!(%error, "WAL files are used again without a copy");
+                }
                 let wal_config = WalConfig { file_bytes: config.wal_file_bytes, ..WalConfig::default() };
                 let (wal, frames) =
                     wal.start_term(env, wal_config, Rc::clone(&reserve), term, cut, seq_floor).await?;
@@ -140,7 +168,7 @@ impl<E: Env> Recovery<E> {
             identity,
             home: home_of(identity),
             filter_key,
-            cache: Rc::new(PageCache::new(config.cache_bytes)),
+            cache: Rc::new(PageCache::new(config.cache_bytes, config.cold_cache_bytes)),
             partitions,
             config,
             state: RefCell::new(state),
@@ -157,9 +185,27 @@ impl<E: Env> Recovery<E> {
             compaction_wanted: Cell::new(false),
             pressure: Pressure::default(),
             shortage: Shortage::default(),
+            claims: Claims::default(),
+            tiering: Tiering::new(pace),
             stats: RefCell::new(ShardStats { shard: identity.shard, ..ShardStats::default() }),
         })
     }
+}
+
+/// Copies WAL files of an earlier life that are about to be used again. A target that fails does not keep the store from opening.
+async fn archive_wal<E: Env>(
+    env: &E,
+    identity: Identity,
+    mark: ColdMark,
+    wal: &wal::Recovered,
+    pace: &ColdPace,
+) -> Result<()> {
+    let Some(target) = env.cold() else { return Ok(()) };
+    cold_mark::check(&target, identity.store, mark).await?;
+    for Covered { file, bytes, last } in wal.covered() {
+        copy_out(env, file, bytes, wal_copy_name(file.dir, last), pace).await?;
+    }
+    Ok(())
 }
 
 fn initial_state<E: Env>(manifest: &ManifestState, runs: BTreeMap<CollectionId, Rc<Runs<E>>>) -> State<E> {

@@ -16,6 +16,7 @@ use crate::error::{Error, Result};
 use crate::ids::CollectionId;
 use crate::log::{UNIT_BYTES, unit_ceil};
 use crate::message::{Event, SpaceNeed};
+use crate::segment_meta::SegmentMeta;
 use crate::signal::Signal;
 use crate::stats::SpaceStats;
 
@@ -130,7 +131,7 @@ fn flush_bytes_max(memtable_bytes: u64, collections: u64, segment_bytes_max: u64
 }
 
 /// The most that a step of a merge usually takes: one file. What its inputs have goes when it is done.
-fn step_bytes_max(input_bytes: u64, segment_bytes_max: u64) -> u64 {
+pub(super) fn step_bytes_max(input_bytes: u64, segment_bytes_max: u64) -> u64 {
     let entry_bytes = input_bytes.min(segment_bytes_max);
     entry_bytes + entry_bytes / ENTRIES_PER_INDEX + SEGMENT_OVERHEAD_BYTES
 }
@@ -169,7 +170,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// What all shards together may still take, on the assumption that they are alike.
-    fn needed_by_all(&self) -> u64 {
+    pub(super) fn needed_by_all(&self) -> u64 {
         let need = self.space_need();
         (need.bytes + need.wal_file_bytes) * u64::from(self.identity.shard_count)
     }
@@ -190,7 +191,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// What the disk says it has; nothing if it does not say.
-    async fn available_bytes(&self) -> u64 {
+    pub(super) async fn available_bytes(&self) -> u64 {
         self.env.space().await.map_or(0, |space| space.available_bytes)
     }
 
@@ -361,7 +362,7 @@ impl<E: Env> Shard<E> {
     /// Removes dead segments: no more than a manifest record has to find space.
     pub(super) async fn discard_if_room(&self, collection: CollectionId, numbers: Vec<u64>) -> Result<()> {
         let (retention, count) = (self.state.borrow().retention(), to_u64(numbers.len()));
-        match self.replace(collection, numbers, Vec::new(), None, &retention).await {
+        match self.replace(collection, numbers, Vec::new(), Vec::new(), &retention).await {
             Ok(()) => {
                 self.stats.borrow_mut().orphans_deleted += count;
                 Ok(())
@@ -396,11 +397,11 @@ impl<E: Env> Shard<E> {
     }
 
     /// The bytes of the inputs that a merge has left.
-    fn bytes_of(&self, job: &Job) -> u64 {
+    pub(super) fn bytes_of(&self, job: &Job) -> u64 {
         let state = self.state.borrow();
         let files = state.runs_of(job.collection);
         let metas = files.files().map(|file| file.meta());
-        metas.filter(|meta| job.inputs.contains(&meta.number)).map(|meta| meta.file_bytes).sum()
+        metas.filter(|meta| job.inputs.contains(&meta.number)).map(SegmentMeta::total_bytes).sum()
     }
 
     fn put_off_merges(&self, why: Error, until_bytes: u64, holds_discards: bool) {

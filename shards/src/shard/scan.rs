@@ -22,6 +22,9 @@ impl<E: Env> Shard<E> {
     /// Answers with the next rows of a scan.
     pub(super) async fn scan(self: Rc<Self>, request: ScanRequest) {
         let page = self.scan_page(&request).await;
+        if let Err(error) = &page {
+            self.tiering.note_failed_read(error);
+        }
         request.reply.send(page);
     }
 

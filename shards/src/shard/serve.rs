@@ -41,6 +41,7 @@ impl<E: Env> Shard<E> {
                 Request::Scan(request) => reads.push(Box::pin(Rc::clone(&self).scan(request))),
                 Request::Flush(reply) => reads.push(Box::pin(Rc::clone(&self).flush_on_request(reply))),
                 Request::Compact(reply) => reads.push(Box::pin(Rc::clone(&self).compact_on_request(reply))),
+                Request::Tier(order, reply) => self.tier_on_request(order, reply),
                 Request::Stats(reply) => reply.send(self.describe()),
                 Request::Close(reply) => return self.close(reads, reply).await,
             }

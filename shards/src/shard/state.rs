@@ -216,7 +216,8 @@ impl<E: Env> State<E> {
         self.masks = Masks::new(&self.rollbacks);
         for (collection, runs) in &self.runs {
             let Some(spec) = self.catalog.get(*collection) else { continue };
-            for segment in runs.files() {
+            // What is archived has no dead entry: it was below the horizon when it was written.
+            for segment in runs.living().iter().flat_map(|run| run.files()) {
                 let meta = segment.meta();
                 let rollbacks = self.rollbacks.iter().filter(|rollback| !segment.is_clean_of(rollback.seq));
                 let rollbacks: Vec<Rollback> = rollbacks.copied().collect();
@@ -235,7 +236,7 @@ impl<E: Env> State<E> {
                 || memory_min < rollback.seq
                 || self.runs.iter().any(|(collection, runs)| {
                     let scope = self.catalog.get(*collection).map_or(Scope::Chain, |spec| spec.scope);
-                    runs.files().any(|segment| {
+                    runs.living().iter().flat_map(|run| run.files()).any(|segment| {
                         let meta = segment.meta();
                         !segment.is_clean_of(rollback.seq)
                             && !Mask::for_range(&[**rollback], scope, meta.seq_min, meta.seq_max).is_empty()

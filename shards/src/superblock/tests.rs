@@ -131,11 +131,11 @@ fn damage_and_loss_of_a_used_store_are_named() {
 fn another_version_or_feature_is_refused() {
     let mut disk = used_store();
     let mut sector = sample().encode(1);
-    sector[4] = 2;
+    sector[4] = 3;
     let crc = crc32fast::hash(&sector[..CHECKED_BYTES]);
     sector[CHECKED_BYTES..].copy_from_slice(&crc.to_le_bytes());
     disk.corrupt(NAME, 0, |bytes| bytes.iter_mut().zip(&sector).for_each(|(old, new)| *old = *new));
-    assert!(matches!(loaded(disk), Err(Error::UnsupportedVersion { found: 2, supported: 1, .. })));
+    assert!(matches!(loaded(disk), Err(Error::UnsupportedVersion { found: 3, supported: 2, .. })));
     let newer = Superblock { features: 4, ..sample() };
     let ((), disk) = run(empty_disk(), async move |env: SimEnv| create(&env, &newer).await.unwrap());
     let error = loaded(disk).unwrap_err();

@@ -72,6 +72,17 @@ pub struct WalStats {
     pub padding_bytes: u64,
 }
 
+/// A file of which a checkpoint covers everything.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Covered {
+    /// The file.
+    pub file: FileName,
+    /// How many of its bytes have frames or may have.
+    pub bytes: u64,
+    /// The highest number of a frame in it.
+    pub last: Seq,
+}
+
 /// A file whose frames may still be needed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct LiveFile {
@@ -184,6 +195,17 @@ impl<E: Env> Wal<E> {
             Err(error) => state.failed = Some(error.clone().poison()),
         }
         outcome
+    }
+
+    /// The files whose frames are all numbered up to `through`, oldest first: a durable checkpoint covers them.
+    #[must_use]
+    pub fn covered(&self, through: Seq) -> Vec<Covered> {
+        let state = self.state.borrow();
+        let covered = state.closed.iter().filter(|file| file.seq_max <= through);
+        let shard = self.identity.shard;
+        covered
+            .map(|file| Covered { file: wal_name(shard, file.number), bytes: file.bytes, last: file.seq_max })
+            .collect()
     }
 
     /// Frees the files whose frames are all numbered up to `through`: a durable checkpoint covers them.

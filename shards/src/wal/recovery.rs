@@ -17,7 +17,7 @@ use op_engine_io::num::to_usize;
 use op_engine_io::{Dir, Env, File, FileKind, FileName, OpenMode};
 
 use super::pool::{FreeFile, Pool};
-use super::{Current, LiveFile, State, Wal, WalConfig, WalStats, begin_file, context_of, wal_name};
+use super::{Covered, Current, LiveFile, State, Wal, WalConfig, WalStats, begin_file, context_of, wal_name};
 use crate::error::{Error, Result};
 use crate::ids::{Seq, ShardId, Term};
 use crate::log::header::FileHeader;
@@ -314,6 +314,15 @@ impl Recovered {
     #[must_use]
     pub fn shard(&self) -> ShardId {
         self.identity.shard
+    }
+
+    /// The files with commits of which the checkpoint covers everything, oldest first.
+    #[must_use]
+    pub fn covered(&self) -> Vec<Covered> {
+        let covered = self.files.iter().filter(|file| file.has_commits && file.seq_max <= self.flushed);
+        let name = |file: &FoundFile| wal_name(self.shard(), file.header.number);
+        let covered = covered.map(|file| Covered { file: name(file), bytes: file.end, last: file.seq_max });
+        covered.collect()
     }
 
     /// Starts a term in a fresh file. When this resolves, all frames above `cut` are dead for ever. No number up to

@@ -13,7 +13,7 @@ collection! {
     ///
     /// Follows reorgs; every version is kept, so that the state after any block stays readable; overwritten; spread by the
     /// whole key, so that a busy contract is on all shards.
-    pub collection ContractState = "contract_state": SlotKey => Slot where history: All;
+    pub collection ContractState = "contract_state": SlotKey => Slot where history: All, tier: (super::WHEN_FINAL);
 
     /// A version of a slot.
     #[derive(Debug, Clone, PartialEq, Eq)]

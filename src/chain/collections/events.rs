@@ -10,7 +10,7 @@ collection! {
     ///
     /// Follows reorgs; versions of the window are enough, since the height is a part of the key; written once, in the
     /// order of blocks; those of a block are on one shard, beside its transactions.
-    pub collection Events = "events": EventKey => ContractEvent where layout: AppendOnly, partition: 1;
+    pub collection Events = "events": EventKey => ContractEvent where layout: AppendOnly, partition: 1, tier: (super::WHEN_FINAL);
 
     /// An event.
     #[derive(Debug, Clone, PartialEq, Eq)]

@@ -85,7 +85,19 @@ pub use transactions::{
 pub use utxos::{CoinOrigin, Outpoint, Utxo, Utxos, UtxosByScript, is_unspendable, script_hash};
 pub use witnesses::{BlockWitness, BlockWitnesses, WitnessesByKey, witness_key_hash};
 
-use crate::Config;
+use crate::{ColdAfter, Config, TierPolicy};
+
+/// Transactions, events, witnesses and old versions of slots move to the cold target of the store as soon as no reorg can reach
+/// them. What a node asks for all the time stays: coins, the newest slots, blocks, the places of transactions, and all indexes.
+const WHEN_FINAL: TierPolicy = TierPolicy::after_confirmations(0);
+
+/// Has the data that can move do so at another time.
+#[must_use]
+pub fn cold_after(config: Config, after: ColdAfter) -> Config {
+    let policy = TierPolicy { after, ..WHEN_FINAL };
+    let config = config.tier::<Transactions>(policy).tier::<Events>(policy);
+    config.tier::<BlockWitnesses>(policy).tier::<ContractState>(policy)
+}
 
 /// Adds all of them: `Config::new(path).collections(chain::collections)`.
 #[must_use]

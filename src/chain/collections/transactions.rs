@@ -17,7 +17,7 @@ collection! {
     /// Follows reorgs; versions of the window are enough, since the height is a part of the key; written once, in the
     /// order of blocks; those of a block are on one shard, which reads them in order.
     pub collection Transactions = "transactions": (u64, u32) => StoredTransaction
-        where layout: AppendOnly, partition: 1;
+        where layout: AppendOnly, partition: 1, tier: (super::WHEN_FINAL);
 
     /// A transaction as the network serialises it, and what its execution came to.
     ///

@@ -7,9 +7,10 @@ use crate::collection;
 collection! {
     /// Witnesses of blocks, by height and [id](BlockWitness::id).
     ///
-    /// Follows reorgs; the window restores proofs as they were; proofs are added later; those of a block are on one shard,
+    /// Follows reorgs; the window restores proofs as they were; written in the order of blocks, and rarely again, when proofs are added; those of a block are on one shard,
     /// which pages through them.
-    pub collection BlockWitnesses = "block_witnesses": (u64, [u8; 32]) => BlockWitness where partition: 1;
+    pub collection BlockWitnesses = "block_witnesses": (u64, [u8; 32]) => BlockWitness
+        where layout: AppendOnly, partition: 1, tier: (super::WHEN_FINAL);
 
     /// An attestation of a block.
     #[derive(Debug, Clone, PartialEq, Eq)]

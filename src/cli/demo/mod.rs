@@ -14,7 +14,7 @@ use op_engine::chain::Ingest;
 use op_engine::chain::block_files::{BlockFiles, BlockFilesOptions};
 use op_engine::chain::ingest::{DemoSlots, IngestReport};
 use op_engine::chain::regtest::{RegtestChain, RegtestOptions};
-use op_engine::{Engine, Event};
+use op_engine::{Engine, Event, VerifyScope};
 use op_engine_io::block_on;
 use op_engine_io::num::{to_u64, to_usize};
 
@@ -155,7 +155,7 @@ fn tell_story(args: &DemoArgs, workdir: &Workdir, story: &mut Story<'_>) -> Outc
 
     story.chapter("6. Every byte is checked")?;
     let begun = Instant::now();
-    let report = verify::check(config(&workdir.store()).create(false))?;
+    let report = verify::check(config(&workdir.store()).create(false), VerifyScope::Hot)?;
     let fault = report.faults.first().map(ToString::to_string);
     check(report.is_sound(), || format!("verify finds {}", fault.unwrap_or_default()))?;
     let compared = report.compared.unwrap_or_default();

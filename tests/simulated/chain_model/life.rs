@@ -23,13 +23,45 @@ pub struct Life {
     growth: Growth,
     model: Model,
     first_height: u64,
+    /// Whether data moves to a cold target and back now and then.
+    moves: bool,
 }
 
 impl Life {
     pub fn new(mut rng: Rng) -> Self {
         let growth = Growth::new(rng.split());
         let first_height = [0, 1, 800][rng.index(3)];
-        Self { rng, growth, model: Model::default(), first_height }
+        Self { rng, growth, model: Model::default(), first_height, moves: false }
+    }
+
+    /// With a cold target.
+    pub fn with_moves(self) -> Self {
+        Self { moves: true, ..self }
+    }
+
+    /// Adds blocks only.
+    pub async fn grow(&mut self, engine: &Engine, blocks: u64) -> Checked {
+        for _ in 0..blocks {
+            self.block(engine).await?;
+        }
+        Ok(())
+    }
+
+    /// Goes back some blocks.
+    pub async fn go_back(&mut self, engine: &Engine, blocks: u64) -> Checked {
+        let Some(tip) = self.model.tip() else { return Ok(()) };
+        let target = tip.height - blocks;
+        engine.reorg_to(Height(target)).await?;
+        self.model.reorg_to(target);
+        Ok(())
+    }
+
+    /// Asks everything.
+    pub async fn look_now(&mut self, engine: &Engine) -> Checked {
+        for _ in 0..4 {
+            self.look(engine, &VecDeque::new()).await?;
+        }
+        Ok(())
     }
 
     /// Goes on with a store that was opened.
@@ -49,6 +81,9 @@ impl Life {
         if self.model.tip().is_none() {
             return self.block(engine).await;
         }
+        if self.moves && self.rng.below(6) == 0 {
+            return self.move_data(engine).await;
+        }
         match self.rng.below(20) {
             0..=11 => self.block(engine).await,
             12..=14 => self.outside(engine).await,
@@ -65,6 +100,16 @@ impl Life {
                 Ok(())
             }
         }
+    }
+
+    async fn move_data(&mut self, engine: &Engine) -> Checked {
+        if self.rng.below(3) > 0 {
+            engine.move_to_cold(self.rng.coin()).await?;
+        } else {
+            let from = self.first_height + self.rng.below(40);
+            engine.warm_up(Height(from), Height(from + self.rng.below(20))).await?;
+        }
+        Ok(())
     }
 
     async fn block(&mut self, engine: &Engine) -> Checked {

@@ -13,7 +13,7 @@ mod write;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use op_engine::{Config, Engine, chain};
+use op_engine::{ColdTarget, Config, Engine, Height, chain};
 use op_engine_io::block_on;
 use op_engine_io::sim::{Rng, SimDisk};
 
@@ -41,10 +41,11 @@ fn draw_setup(rng: &mut Rng) -> Setup {
 }
 
 /// The life of a store on the simulated machine. Gives how many merges there were.
-fn live(seed: u64) -> Checked<u64> {
+fn live(seed: u64, cold: bool) -> Checked<u64> {
     let mut rng = Rng::new(seed);
-    let setup = draw_setup(&mut rng);
-    let mut life = Life::new(rng.split());
+    let setup = Setup { cold, ..draw_setup(&mut rng) };
+    let life = Life::new(rng.split());
+    let mut life = if cold { life.with_moves() } else { life };
     let (mut disk, mut merges) = (SimDisk::new(), 0);
     for _ in 0..OPENINGS {
         let machine = Machine::new(setup.options(rng.next_u64()), disk);
@@ -69,14 +70,14 @@ fn live(seed: u64) -> Checked<u64> {
 #[test]
 fn every_query_agrees_with_the_model_on_the_simulated_machine() {
     if let Some(seed) = number("SEED") {
-        live(seed).unwrap_or_else(|why| panic!("{why:?}"));
+        live(seed, false).unwrap_or_else(|why| panic!("{why:?}"));
         return;
     }
     let seeds = number("SEEDS").unwrap_or(SEEDS);
     let (wrong, merges) = (Mutex::new(Vec::new()), AtomicU64::new(0));
     on_two_threads(|thread| {
         for seed in (thread..seeds).step_by(2) {
-            match live(seed) {
+            match live(seed, false) {
                 Ok(of_seed) => drop(merges.fetch_add(of_seed, Ordering::Relaxed)),
                 Err(why) => wrong.lock().unwrap().push((seed, why)),
             }
@@ -105,4 +106,69 @@ fn every_query_agrees_with_the_model_on_a_real_device() {
         block_on(life.run(&engine, 60)).unwrap_or_else(|why| panic!("{why:?}"));
         block_on(engine.close()).unwrap();
     }
+}
+
+#[test]
+fn every_query_agrees_with_the_model_while_data_moves_between_tiers() {
+    on_two_threads(|thread| {
+        for seed in (thread..100).step_by(2) {
+            live(seed, true).unwrap_or_else(|why| panic!("seed {seed}: {why:?}"));
+        }
+    });
+}
+
+/// Moves everything below the tip less 100 blocks, and asks everything: then, after a reorg, and after another opening.
+pub async fn check_with_cold_target(
+    path: &std::path::Path,
+    target: &ColdTarget,
+    meanwhile: impl AsyncFn(&Engine),
+) {
+    const WINDOW: u64 = 100;
+    let mut life = Life::new(Rng::new(11));
+    let mut setup = Setup::small(2);
+    setup.settings.memtable_bytes_max = 256 << 10;
+    setup.settings.cold_cache_bytes = 1;
+    let open = || {
+        let config = config(path.to_path_buf()).reorg_window(WINDOW).shard_settings(setup.settings.clone());
+        Engine::open_blocking(config.cold(target.clone()).cold_rate(0)).unwrap()
+    };
+    let engine = open();
+    life.grow(&engine, WINDOW + 60).await.unwrap();
+    let moved = engine.move_to_cold(false).await.unwrap();
+    assert!(moved.segments > 0, "{moved:?}");
+    let (tip, names) = (engine.tip().unwrap().height.0, engine.collection_names());
+    let stats = engine.stats().await.unwrap();
+    for name in ["transactions", "events", "block_witnesses"] {
+        let id = names.iter().find(|(_, other)| other == name).unwrap().0;
+        let segments = || {
+            stats.shards.iter().flat_map(|shard| &shard.segments).filter(|segment| segment.collection == id)
+        };
+        assert!(segments().any(|segment| segment.tier.is_cold()), "{name} has moved");
+        let left = segments()
+            .filter(|segment| !segment.tier.is_cold() && segment.heights.0.0 <= tip - WINDOW)
+            .count();
+        assert_eq!(left, 0, "all of {name} below {tip} less {WINDOW} blocks has moved");
+    }
+    life.look_now(&engine).await.unwrap_or_else(|why| panic!("{why:?}"));
+    meanwhile(&engine).await;
+    life.go_back(&engine, WINDOW / 2).await.unwrap();
+    life.look_now(&engine).await.unwrap_or_else(|why| panic!("after a reorg: {why:?}"));
+    life.grow(&engine, 20).await.unwrap();
+    engine.move_to_cold(false).await.unwrap();
+    engine.close().await.unwrap();
+    let engine = open();
+    life.look_now(&engine).await.unwrap_or_else(|why| panic!("opened again: {why:?}"));
+    let back = engine.warm_up(Height(0), Height(u64::MAX)).await.unwrap();
+    assert!(back.segments > 0, "{back:?}");
+    life.look_now(&engine).await.unwrap_or_else(|why| panic!("brought back: {why:?}"));
+    engine.close().await.unwrap();
+}
+
+#[test]
+fn every_query_agrees_with_the_model_when_old_data_is_in_a_cold_directory() {
+    let folder = folder("chain_model_cold");
+    let cold = folder.path().join("cold");
+    std::fs::create_dir(&cold).unwrap();
+    let target = ColdTarget::Directory(cold);
+    block_on(check_with_cold_target(&folder.path().join("store"), &target, async |_| ()));
 }

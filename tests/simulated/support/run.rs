@@ -26,6 +26,8 @@ pub struct Setup {
     pub cover: DurableCover,
     /// Blocks that are submitted before the first is acknowledged.
     pub pipeline: usize,
+    /// Whether there is a cold target, to which what can move does at once.
+    pub cold: bool,
 }
 
 impl Setup {
@@ -46,6 +48,9 @@ impl Setup {
             young_runs_max: 4,
             merge_runs_soft: 8,
             merge_runs_max: 12,
+            cold_page_bytes: 4096,
+            cold_segment_bytes: 6 << 10,
+            cold_cache_bytes: 16 << 10,
             space_reserve_bytes: Some(256 << 10),
             mailbox_len_max: 64,
             reads_in_flight_max: 64,
@@ -60,11 +65,13 @@ impl Setup {
             personality: Personality::Strict,
             cover: DurableCover::File,
             pipeline: 1,
+            cold: false,
         }
     }
 
     pub fn config(&self, rotated: bool) -> Config {
         let config = Config::new("/simulated").durability(self.durability).reorg_window(self.window);
+        let config = if self.cold { schema::tiered(config) } else { config };
         match self.schema {
             Schema::Early => schema::early(config),
             Schema::All => schema::all(config, rotated),
@@ -75,6 +82,7 @@ impl Setup {
         SimOptions {
             personality: self.personality,
             durable_cover: self.cover,
+            cold: self.cold,
             step_max: 3_000_000,
             ..SimOptions::with_seed(seed)
         }
@@ -261,6 +269,14 @@ impl<'a> Driver<'a> {
             }
             Step::Look => self.look(1).await,
             Step::Read => self.read().await,
+            Step::ToCold(warmed) => {
+                self.engine.move_to_cold(warmed).await?;
+                Ok(())
+            }
+            Step::WarmUp(from, to) => {
+                self.engine.warm_up(Height(from), Height(to)).await?;
+                Ok(())
+            }
         }
     }
 

@@ -1,14 +1,16 @@
 //! The collections that the scripts write: one of each kind.
 
-use op_engine::{Collection, Config, Desc, History, Index, IndexList, Scope};
+use op_engine::{Collection, Config, Desc, History, Index, IndexList, Layout, Scope, TierPolicy};
 
-/// Byte strings, some of which are the beginning of others; values from empty to several pages.
+/// Byte strings, some of which are the beginning of others; values from empty to several pages. Its keys are written many
+/// times although its layout is for those that are written once: that costs space, and changes no answer.
 pub struct Plain;
 
 impl Collection for Plain {
     const NAME: &'static str = "plain";
     type Key = Vec<u8>;
     type Value = Vec<u8>;
+    const LAYOUT: Layout = Layout::AppendOnly;
 }
 
 /// Amounts and owners, with an index that has one or two entries for each record.
@@ -120,4 +122,10 @@ pub fn all(config: Config, rotated: bool) -> Config {
 /// The collections of a store before the last two have been added.
 pub fn early(config: Config) -> Config {
     config.collection::<Plain>().collection::<Coins>().collection::<Names>().collection::<Wallet>()
+}
+
+/// What can move to the cold target does as soon as no reorg can reach it.
+pub fn tiered(config: Config) -> Config {
+    let at_once = TierPolicy::after_confirmations(0);
+    config.tier::<Plain>(at_once).tier::<States>(at_once)
 }

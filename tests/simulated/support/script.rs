@@ -60,6 +60,10 @@ pub enum Step {
     Look,
     /// Read the newest block's effects.
     Read,
+    /// Move to the cold target what can move; and what was brought back, if so.
+    ToCold(bool),
+    /// Bring back from the cold target what blocks of these heights wrote.
+    WarmUp(u64, u64),
 }
 
 /// A script, and the states that it leads through.

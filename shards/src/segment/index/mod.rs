@@ -4,6 +4,8 @@
 //! key. Where the versions of one key go on from page to page, the bound is that key with the sequence number at which
 //! the page before ends, so that one page is read for any version.
 //!
+//! Lengths of pages are told in units: I/O units, or shorter ones where pages are packed ([`super::format::Packing`]).
+//!
 //! The index is cut into partitions by key range, each of which is read, verified and evicted by itself. What its pages
 //! have in common, and the bound of the first one, is in the directory. In memory a partition is what it is on disk: a
 //! bound repeats only what differs from the bound before it, except for every 8th, which is whole. The search goes over
@@ -15,7 +17,7 @@
 //! |---|---|
 //! | 1 | bytes that tell where a page begins: 0 if all pages are equally long, else 2 or 4 |
 //! | 4 each | checksum of each page |
-//! | 0, 2 or 4 each | where each page begins, in I/O units from the first one |
+//! | 0, 2 or 4 each | where each page begins, in units from the first one |
 //! | 2 each | where the bounds of each run of 8 pages begin, from the start of the bounds |
 //! | n | bounds, one a page; that of the first page is empty, since it is in the directory |
 //!
@@ -35,7 +37,7 @@ mod writer;
 
 use std::cmp::Ordering;
 
-use super::format::{UNIT, from_u32, to_u32};
+use super::format::{from_u32, to_u32};
 use crate::ids::Seq;
 
 pub use partition::IndexPartition;
@@ -72,21 +74,17 @@ pub struct PagePlace {
     pub number: PageNo,
     /// The versions of its last key go on in the next page.
     pub goes_on: bool,
-    /// Where it begins, in I/O units from the first page.
+    /// Where it begins, in units from the first page.
     pub(super) start: u32,
-    /// Its length in I/O units.
+    /// Its length in units.
     pub(super) units: u32,
     pub(super) crc: u32,
 }
 
 impl PagePlace {
-    /// Where it begins in the file.
-    pub(super) fn offset(&self) -> u64 {
-        UNIT * (1 + u64::from(self.start))
-    }
-
-    pub(super) fn bytes(&self) -> u64 {
-        UNIT * u64::from(self.units)
+    /// Where it begins after the header, and its length, in bytes.
+    pub(super) fn bytes_in(&self, unit: u64) -> (u64, u64) {
+        (unit * u64::from(self.start), unit * u64::from(self.units))
     }
 }
 
@@ -125,8 +123,8 @@ pub struct Span {
     pub(super) first: u32,
     /// How many there are.
     pub(super) pages: u32,
-    /// Where the first one begins, in I/O units from the segment's first page.
+    /// Where the first one begins, in units from the segment's first page.
     pub(super) start: u32,
-    /// The length of all, in I/O units.
+    /// The length of all, in units.
     pub(super) units: u32,
 }

@@ -8,7 +8,7 @@ use super::{Bound, HEAD_BYTES, PageNo, PagePlace, RUN_PAGES, Span};
 use crate::bytes::{ByteReader, Malformed};
 use crate::ids::Seq;
 use crate::ops::KEY_BYTES_MAX;
-use crate::segment::format::{UNIT, from_u32, to_u32};
+use crate::segment::format::{from_u32, to_u32};
 use crate::segment::page::common_prefix;
 
 /// A partition in memory, verified.
@@ -163,25 +163,26 @@ impl IndexPartition {
         Some(self.place(page, self.goes_on(page, &mut input)))
     }
 
-    /// The pages from `first` on that fit into `bytes_max` together, at least one: how many, and how long they are.
-    pub(in crate::segment) fn stretch(&self, first: PageNo, bytes_max: usize) -> (u32, u64) {
+    /// The pages from `first` on that fit into `units_max` together, at least one: how many, and how long they are in
+    /// units.
+    pub(in crate::segment) fn stretch(&self, first: PageNo, units_max: u32) -> (u32, u32) {
         let Some(from) = first.0.checked_sub(self.span.first).filter(|from| *from < self.span.pages) else {
             return (0, 0);
         };
         let start = self.start(from_u32(from));
-        let bytes_to = |page: u32| UNIT * u64::from(self.start(from_u32(page)).saturating_sub(start));
+        let units_to = |page: u32| self.start(from_u32(page)).saturating_sub(start);
         let mut end = from + 1;
-        while end < self.span.pages && bytes_to(end + 1) <= to_u64(bytes_max) {
+        while end < self.span.pages && units_to(end + 1) <= units_max {
             end += 1;
         }
-        (end - from, bytes_to(end))
+        (end - from, units_to(end))
     }
 
-    /// The first page of a stretch of at most `bytes_max` that ends with `last`.
-    pub(in crate::segment) fn first_of_stretch(&self, last: PageNo, bytes_max: usize) -> PageNo {
+    /// The first page of a stretch of at most `units_max` that ends with `last`.
+    pub(in crate::segment) fn first_of_stretch(&self, last: PageNo, units_max: u32) -> PageNo {
         let mut first = last;
         while let Some(before) = first.0.checked_sub(1).filter(|before| *before >= self.span.first) {
-            let (count, _) = self.stretch(PageNo(before), bytes_max);
+            let (count, _) = self.stretch(PageNo(before), units_max);
             if before + count <= last.0 {
                 break;
             }

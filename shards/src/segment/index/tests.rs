@@ -1,6 +1,6 @@
 use proptest::prelude::*;
 
-use op_engine_io::num::{to_u64, to_usize};
+use op_engine_io::num::to_u64;
 
 use super::*;
 
@@ -12,7 +12,7 @@ fn write(pages: &[PageOf]) -> Vec<IndexPart> {
     for (n, (first, _, units)) in pages.iter().enumerate() {
         let last = n.checked_sub(1).map(|before| (pages[before].1.0.as_slice(), Seq(pages[before].1.1)));
         writer.begin_page(last, &first.0);
-        writer.end_page(UNIT * u64::from(*units), to_u32(n) + 7);
+        writer.end_page(*units, to_u32(n) + 7);
         assert_eq!(writer.pages(), to_u64(n) + 1);
     }
     writer.finish()
@@ -154,15 +154,15 @@ fn stretches_end_with_the_partition_or_the_bytes() {
     pages[50].2 = 3;
     let parts = write(&pages);
     let index = decode(&parts, 0).unwrap();
-    assert_eq!(index.stretch(PageNo(0), 0), (1, UNIT));
-    assert_eq!(index.stretch(PageNo(1), to_usize(5 * UNIT)), (5, 5 * UNIT));
-    assert_eq!(index.stretch(PageNo(49), to_usize(3 * UNIT)), (1, UNIT));
-    assert_eq!(index.stretch(PageNo(49), to_usize(4 * UNIT)), (2, 4 * UNIT));
-    assert_eq!(index.stretch(PageNo(90), usize::MAX), (10, 10 * UNIT));
+    assert_eq!(index.stretch(PageNo(0), 0), (1, 1));
+    assert_eq!(index.stretch(PageNo(1), 5), (5, 5));
+    assert_eq!(index.stretch(PageNo(49), 3), (1, 1));
+    assert_eq!(index.stretch(PageNo(49), 4), (2, 4));
+    assert_eq!(index.stretch(PageNo(90), u32::MAX), (10, 10));
     assert_eq!(index.stretch(PageNo(100), 0), (0, 0));
-    assert_eq!(index.first_of_stretch(PageNo(50), to_usize(4 * UNIT)), PageNo(49));
+    assert_eq!(index.first_of_stretch(PageNo(50), 4), PageNo(49));
     assert_eq!(index.first_of_stretch(PageNo(50), 0), PageNo(50));
-    assert_eq!(index.first_of_stretch(PageNo(2), usize::MAX), PageNo(0));
+    assert_eq!(index.first_of_stretch(PageNo(2), u32::MAX), PageNo(0));
 }
 
 #[test]

@@ -1,11 +1,11 @@
 //! Writes the page index while the pages are written.
 
-use op_engine_io::num::{to_u64, to_usize};
+use op_engine_io::num::to_u64;
 
 use super::{Bound, HEAD_BYTES, IndexPartition, RUN_PAGES, Span};
 use crate::bytes::{ByteWriter, Malformed};
 use crate::ids::Seq;
-use crate::segment::format::{UNIT, from_u32, to_u32};
+use crate::segment::format::{from_u32, to_u32};
 use crate::segment::page::common_prefix;
 
 /// A partition ends before it grows beyond this: some 2,000 pages.
@@ -73,9 +73,8 @@ impl IndexWriter {
         }
     }
 
-    /// Tells the page that began last.
-    pub fn end_page(&mut self, page_bytes: u64, crc: u32) {
-        let units = to_u32(to_usize(page_bytes / UNIT));
+    /// Tells the page that began last: how long it is in the file, in units of where it is kept.
+    pub fn end_page(&mut self, units: u32, crc: u32) {
         if self.bytes_max_with_bound() > PARTITION_BYTES {
             self.end_partition();
         }

@@ -24,7 +24,7 @@ use s3::{BUCKET, S3, SECRET, Trouble, in_own_process};
 
 const LIMIT: Duration = Duration::from_secs(120);
 const LIMITS: ColdLimits =
-    ColdLimits { concurrency: 4, read: Duration::from_secs(3), change: Duration::from_secs(10) };
+    ColdLimits { concurrency: 4, read: Duration::from_secs(6), change: Duration::from_secs(20) };
 const A: FileName = FileName { dir: Dir::Shard(3), kind: FileKind::Cold, number: 1 };
 const B: FileName = FileName { dir: Dir::Shard(3), kind: FileKind::Wal, number: 2 };
 const ROOT: FileName = FileName { dir: Dir::Root, kind: FileKind::Cold, number: 9 };
@@ -129,10 +129,8 @@ fn an_upload_that_is_dropped_leaves_nothing_and_one_that_a_crash_cut_off_is_give
 
         let mut upload = cold.upload(A).await.unwrap();
         upload.append(noise(9 * MIB, 2)).await.unwrap();
-        s3.set(Trouble::Refuse);
-        drop(upload);
-        std::thread::sleep(LIMITS.change);
-        s3.set(Trouble::None);
+        // As if the process had gone.
+        std::mem::forget(upload);
         assert_eq!((s3.unfinished_uploads(), s3.names().len()), (1, 2));
         let temp = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
         let later = open(temp.path());
@@ -234,7 +232,7 @@ fn a_server_that_stalls_stops_neither_a_host_nor_its_end() {
             block_on(running.finished());
             let (fault, took) = learnt.recv().unwrap();
             assert!(matches!(fault, ColdFault::TimedOut | ColdFault::Short), "{fault:?}");
-            assert!(took < LIMITS.read + Duration::from_secs(1), "{took:?}");
+            assert!(took < LIMITS.read + Duration::from_secs(5), "{took:?}");
         }
         let began = Instant::now();
         s3.set(Trouble::None);

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::Duration;
 
+use futures_util::future::join;
 use op_engine::{
     Block, BlockHash, Collection, Config, Engine, Error, Height, History, Layout, ShardConfig, TierPolicy,
     VerifyProgress, VerifyScope, verify_on,
@@ -425,6 +426,35 @@ fn a_policy_changes_on_a_live_store() {
         assert_eq!(read_all(&engine).await.0, 0);
         engine.close().await.unwrap();
     });
+}
+
+#[test]
+fn an_order_to_move_waits_for_merges_that_have_what_is_to_move() {
+    let settings = ShardConfig { memtable_bytes_max: 8 << 10, merge_fan_in: 2, ..settings() };
+    for seed in 0..20 {
+        let world = SimWorld::new(SimOptions { seed, ..options(true) }, SimDisk::new());
+        let run = world.run(async {
+            let config =
+                Config::new("/simulated").collection::<Bodies>().collection::<Slots>().reorg_window(WINDOW);
+            let engine = Engine::open_on(world.clone(), config, 2, settings.clone()).await.unwrap();
+            for height in 1..=BLOCKS {
+                engine.commit(block(height)).await.unwrap();
+            }
+            let (merged, moved) = join(engine.compact(), engine.move_to_cold(false)).await;
+            merged.unwrap();
+            assert!(moved.unwrap().segments > 0, "seed {seed}");
+            let (stats, names) = (engine.stats().await.unwrap(), engine.collection_names());
+            let bodies = names.iter().find(|(_, name)| name == Bodies::NAME).unwrap().0;
+            let segments = stats.shards.iter().flat_map(|shard| &shard.segments);
+            let hot = segments.filter(|segment| segment.collection == bodies && !segment.tier.is_cold());
+            let old: Vec<_> = hot.filter(|segment| segment.heights.0 <= engine.horizon()).collect();
+            assert!(old.is_empty(), "seed {seed}: {old:?}");
+            assert!(stats.shards.iter().any(|shard| shard.merges > 0), "seed {seed}: nothing was merged");
+            engine.close().await.unwrap();
+        });
+        run.done().expect("the run ends");
+        assert_eq!(world.panics(), Vec::new(), "seed {seed}");
+    }
 }
 
 #[test]

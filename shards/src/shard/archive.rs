@@ -131,6 +131,20 @@ impl<E: Env> Shard<E> {
         is_old && run.seqs().1 <= horizon.seq && self.is_idle(run)
     }
 
+    /// Whether a merge has what an order would move next. It ends soon, unless the disk is full.
+    pub(super) fn waits_for_merge(&self) -> bool {
+        let state = self.state.borrow();
+        let horizon = state.progress.horizon;
+        let is_held = |(collection, runs): (&CollectionId, &Rc<Runs<E>>)| {
+            let spec = state.catalog.get(*collection).filter(|spec| !spec.dropped)?;
+            let moves = spec.tier.after != ColdAfter::Never
+                && Movable::of(spec.scope, spec.history, spec.layout) != Movable::Nothing;
+            let oldest = runs.living().first().filter(|run| moves && run.seqs().0 <= horizon.seq)?;
+            Some(oldest.files().iter().any(|file| self.claims.is_merging(file.meta().number)))
+        };
+        !self.shortage.holds_merges() && state.runs.iter().any(|of| is_held(of).unwrap_or(false))
+    }
+
     /// A segment that was brought back and is to go to the cold target again.
     pub(super) fn choose_warmed(&self) -> Option<Job> {
         let state = self.state.borrow();

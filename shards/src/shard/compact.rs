@@ -74,10 +74,14 @@ impl<E: Env> Shard<E> {
         self.claims.set_merging(jobs.iter());
         let Some(mut job) = jobs.pop_front() else { return Ok(()) };
         self.note_merging(true);
-        if !self.step_if_room(&mut job).await? {
+        let has_ended = self.step_if_room(&mut job).await?;
+        if !has_ended {
             jobs.push_back(job);
         }
         self.claims.set_merging(jobs.iter());
+        if has_ended {
+            self.tiering.note_merged();
+        }
         Ok(())
     }
 

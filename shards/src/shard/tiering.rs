@@ -97,6 +97,11 @@ impl<E: Env> Tiering<E> {
         self.stats.borrow().clone()
     }
 
+    /// A merge has ended: what it had may be moved.
+    pub(super) fn note_merged(&self) {
+        self.wanted.raise();
+    }
+
     /// Takes note of segments that nothing refers to any more: their objects are to go.
     pub(super) fn forget(&self, segments: &[Rc<Segment<E>>]) {
         self.garbage.borrow_mut().extend(segments.iter().filter_map(|segment| segment.object()));
@@ -202,6 +207,9 @@ impl<E: Env> Shard<E> {
     async fn move_something(&self) -> Result<bool> {
         let order = self.tiering.orders.borrow().front().map(|order| order.order);
         let moved = self.move_for(order).await;
+        if matches!((order, &moved), (Some(TierOrder::Run { .. }), Ok(false))) && self.waits_for_merge() {
+            return moved;
+        }
         if order.is_some() && !moved.as_ref().is_ok_and(|moved| *moved) {
             self.end_order(moved.clone().map(|_| ()));
             return moved.map(|_| true);

@@ -17,6 +17,8 @@ mod chain;
 mod chain_model;
 #[path = "../chain_support/mod.rs"]
 mod chain_support;
+#[cfg(feature = "object-store")]
+mod cold_s3;
 mod corruption;
 mod crash_at_every_io;
 mod crash_in_recovery;

@@ -17,6 +17,9 @@ pub const SECRET: &str = "hunter2hunter2hunter2hunter2hunter2hunter2";
 /// The bucket that is there.
 pub const BUCKET: &str = "attic";
 
+/// The server gives objects to nobody without a signature, and believes any.
+const AUTHORIZATION: &str = "AWS4-HMAC-SHA256 Credential=tests/20260101/us-east-1/s3/aws4_request, \
+                             SignedHeaders=host, Signature=0";
 const PORT_VARIABLE: &str = "OP_ENGINE_S3_PROXY_PORT";
 const TICK: Duration = Duration::from_millis(5);
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -189,7 +192,8 @@ impl S3 {
     pub fn ask(&self, method: &str, path: &str, body: &[u8]) -> (String, Vec<u8>) {
         let server = self.plan().server;
         let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\nContent-Length: {}\r\n\r\n",
+            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{server}\r\nAuthorization: {AUTHORIZATION}\r\n\
+             Content-Length: {}\r\n\r\n",
             body.len()
         );
         let answer = pass_on(server, &head, body).unwrap();

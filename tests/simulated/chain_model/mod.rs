@@ -10,6 +10,7 @@ mod pools;
 mod state;
 mod write;
 
+use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,7 +21,7 @@ use op_engine_io::sim::{Rng, SimDisk};
 use crate::chain_support::{config, folder};
 use crate::support::check::Checked;
 use crate::support::run::{Machine, Setup, on_two_threads};
-use life::Life;
+pub use life::Life;
 
 const SEEDS: u64 = 500;
 /// Openings of a store, and steps in each.
@@ -117,20 +118,23 @@ fn every_query_agrees_with_the_model_while_data_moves_between_tiers() {
     });
 }
 
-/// Moves everything below the tip less 100 blocks, and asks everything: then, after a reorg, and after another opening.
+/// How many of the newest blocks [`check_with_cold_target`] does not move.
+pub const WINDOW: u64 = 100;
+
+/// Moves everything below the tip less [`WINDOW`] blocks to the cold target that `with_target` gives, and asks everything: then,
+/// after a reorg, after another opening, and when it was brought back. `meanwhile` runs while old data is there.
 pub async fn check_with_cold_target(
-    path: &std::path::Path,
-    target: &ColdTarget,
-    meanwhile: impl AsyncFn(&Engine),
+    path: &Path,
+    with_target: impl Fn(Config) -> Config,
+    meanwhile: impl AsyncFnOnce(&Engine, &mut Life),
 ) {
-    const WINDOW: u64 = 100;
     let mut life = Life::new(Rng::new(11));
     let mut setup = Setup::small(2);
     setup.settings.memtable_bytes_max = 256 << 10;
     setup.settings.cold_cache_bytes = 1;
     let open = || {
         let config = config(path.to_path_buf()).reorg_window(WINDOW).shard_settings(setup.settings.clone());
-        Engine::open_blocking(config.cold(target.clone()).cold_rate(0)).unwrap()
+        Engine::open_blocking(with_target(config).cold_rate(0)).unwrap()
     };
     let engine = open();
     life.grow(&engine, WINDOW + 60).await.unwrap();
@@ -150,7 +154,7 @@ pub async fn check_with_cold_target(
         assert_eq!(left, 0, "all of {name} below {tip} less {WINDOW} blocks has moved");
     }
     life.look_now(&engine).await.unwrap_or_else(|why| panic!("{why:?}"));
-    meanwhile(&engine).await;
+    meanwhile(&engine, &mut life).await;
     life.go_back(&engine, WINDOW / 2).await.unwrap();
     life.look_now(&engine).await.unwrap_or_else(|why| panic!("after a reorg: {why:?}"));
     life.grow(&engine, 20).await.unwrap();
@@ -170,5 +174,6 @@ fn every_query_agrees_with_the_model_when_old_data_is_in_a_cold_directory() {
     let cold = folder.path().join("cold");
     std::fs::create_dir(&cold).unwrap();
     let target = ColdTarget::Directory(cold);
-    block_on(check_with_cold_target(&folder.path().join("store"), &target, async |_| ()));
+    let with_target = |config: Config| config.cold(target.clone());
+    block_on(check_with_cold_target(&folder.path().join("store"), with_target, async |_, _| ()));
 }

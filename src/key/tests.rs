@@ -145,12 +145,12 @@ fn other_forms_are_refused() {
 #[test]
 fn leading_components_begin_every_key_that_has_them() {
     let key = (String::from("a\0"), 7u32, Desc(9u64));
-    assert_eq!(key.leading_bytes(0), []);
+    assert!(key.leading_bytes(0).is_empty());
     assert_eq!(key.leading_bytes(1), String::from("a\0").to_bytes());
     assert_eq!(key.leading_bytes(2), (String::from("a\0"), 7u32).to_bytes());
     assert_eq!(key.leading_bytes(3), key.to_bytes());
     assert_eq!(key.leading_bytes(9), key.to_bytes());
-    assert_eq!(7u32.leading_bytes(0), []);
+    assert!(7u32.leading_bytes(0).is_empty());
     assert_eq!(<(String, u32, Desc<u64>)>::COMPONENTS, 3);
     let longer = (String::from("a\0\0"), 7u32, Desc(9u64));
     assert!(!longer.to_bytes().starts_with(&key.leading_bytes(1)));

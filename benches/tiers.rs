@@ -196,11 +196,20 @@ fn compression() {
     show::<ContractState>("the same chain, old 32-byte values of slots", &changes, &[], |_, _| true);
 }
 
-/// Read and written while old data moves.
+/// Read from the disk while old data moves.
 struct Coins;
 
 impl Collection for Coins {
     const NAME: &'static str = "coins";
+    type Key = [u8; 32];
+    type Value = [u8; 60];
+}
+
+/// Written meanwhile.
+struct Ledger;
+
+impl Collection for Ledger {
+    const NAME: &'static str = "ledger";
     type Key = [u8; 32];
     type Value = [u8; 60];
 }
@@ -242,8 +251,12 @@ fn interference(rate_mib: u64) {
     let scratch = Scratch::new();
     let settings = ShardConfig { cache_bytes: 4 << 20, ..ShardConfig::default() };
     let config = || {
-        let config =
-            scratch.config().collection::<Coins>().collection::<Bodies>().durability(Durability::Block);
+        let config = scratch
+            .config()
+            .collection::<Coins>()
+            .collection::<Ledger>()
+            .collection::<Bodies>()
+            .durability(Durability::Block);
         let config = config.tier::<Bodies>(TierPolicy::after_confirmations(0));
         config.cold_rate(rate_mib << 20).shard_settings(settings.clone())
     };
@@ -258,7 +271,7 @@ fn interference(rate_mib: u64) {
             let body: Vec<u8> = (0..500).flat_map(|_| (rng.below(200) as u32).to_le_bytes()).collect();
             block.put::<Bodies>(&(height, n), &body);
         }
-        engine.blocking().submit(block).expect("a block is taken");
+        engine.blocking().commit(block).expect("a block is committed");
     }
     engine.blocking().compact().expect("everything is merged");
     let moving = Arc::new(AtomicBool::new(false));
@@ -289,12 +302,13 @@ fn interference(rate_mib: u64) {
             std::thread::sleep(Duration::from_millis(300));
             let read = rate(|| {
                 let found = engine.blocking().get_many::<Coins>(&keys(&mut rng)).expect("a read");
+                assert!(found.iter().all(Option::is_some), "every coin is there");
                 found.len() as u64
             });
             let committed = rate(|| {
                 let mut block = next(&engine);
                 for _ in 0..500 {
-                    block.put::<Coins>(&key(rng.below(COINS)), &[9; 60]);
+                    block.put::<Ledger>(&key(rng.below(COINS)), &[9; 60]);
                 }
                 engine.blocking().commit(block).expect("a commit");
                 1

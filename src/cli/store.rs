@@ -29,7 +29,7 @@ impl StoreArgs {
         let config = config(&self.store).create(false);
         match &self.cold_target {
             None => Ok(config),
-            Some(target) => Ok(config.cold(ColdTarget::Directory(target.into()))),
+            Some(target) => Ok(config.cold(ColdTarget::parse(target)?)),
         }
     }
 

@@ -164,7 +164,7 @@ impl<E: Env> Shard<E> {
                     if !is_harmless(&error) {
                         return self.fail(error).await;
                     }
-                    tracing::warn!(shard = %self.identity.shard, %error, "moves to the cold target wait");
+                    tracing::info!(shard = %self.identity.shard, %error, "moves to the cold target wait");
                     self.tiering.note_failure(self.env.now(), &error);
                 }
             }

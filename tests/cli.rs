@@ -327,6 +327,10 @@ fn old_data_moves_to_a_cold_directory_and_back() {
     assert!(sound.code == Some(0) && sound.out.contains("in the cold target"), "{}{}", sound.out, sound.err);
     let sound = run(&["verify", "--store", store, "--cold", "--cold-target", cold]);
     assert!(sound.code == Some(0) && sound.out.contains("compared"), "{}{}", sound.out, sound.err);
+    let refused = run(&["tier", "run", "--store", store, "--cold-target", "s3://me:hunter2@attic/x"]);
+    assert_eq!(refused.code, Some(1), "a URL with a secret in it");
+    assert!(refused.err.contains("s3://bucket") || refused.err.contains("object-store"), "{}", refused.err);
+    assert!(!refused.err.contains("hunter2"), "a secret is told");
     let other = dir.path().join("other");
     std::fs::create_dir(&other).unwrap();
     let refused = run(&["tier", "run", "--store", store, "--cold-target", path(&other)]);

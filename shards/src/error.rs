@@ -172,6 +172,12 @@ impl Error {
         matches!(self, Self::Io(op_engine_io::Error::OutOfSpace { .. }))
     }
 
+    /// Whether bytes are not what was written.
+    #[must_use]
+    pub fn is_corruption(&self) -> bool {
+        matches!(self, Self::Corruption { .. })
+    }
+
     /// Whether the cold target has failed, which stops what needs it and nothing else.
     #[must_use]
     pub fn is_cold(&self) -> bool {

@@ -179,7 +179,10 @@ impl<E: Env> Shard<E> {
     pub(super) async fn take_step(&self, job: &mut Job) -> Result<bool> {
         let unfinished = Unfinished::default();
         let done = self.step_into(job, &unfinished).await;
-        if done.as_ref().is_err_and(|error| error.is_out_of_space() || error.is_cold()) {
+        if done
+            .as_ref()
+            .is_err_and(|error| error.is_out_of_space() || error.is_cold() || error.is_corruption())
+        {
             self.remove_unfinished(unfinished).await?;
         }
         done

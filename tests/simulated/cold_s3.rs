@@ -81,17 +81,25 @@ struct Trial<'a> {
     s3: &'a S3,
     engine: &'a Engine,
     life: &'a mut Life,
+    /// What was in the target when the trial began.
     old: Vec<((u64, u32), StoredTransaction)>,
-    young: Vec<((u64, u32), StoredTransaction)>,
 }
 
 impl<'a> Trial<'a> {
     async fn new(s3: &'a S3, engine: &'a Engine, life: &'a mut Life) -> Self {
+        let old = Self::transactions(engine, |confirmations| confirmations >= WINDOW).await;
+        Self { s3, engine, life, old }
+    }
+
+    async fn transactions(
+        engine: &Engine,
+        are_meant: impl Fn(u64) -> bool,
+    ) -> Vec<((u64, u32), StoredTransaction)> {
         let tip = engine.tip().unwrap().height.0;
-        let all = engine.scan::<Transactions>().collect().await.unwrap();
-        let (old, young): (Vec<_>, Vec<_>) = all.into_iter().partition(|(key, _)| key.0 + WINDOW <= tip);
-        assert!(old.len() > 20 && young.len() > 20, "{} old, {} young", old.len(), young.len());
-        Self { s3, engine, life, old, young }
+        let mut found = engine.scan::<Transactions>().collect().await.unwrap();
+        found.retain(|(key, _)| are_meant(tip - key.0));
+        assert!(found.len() > 20, "only {} transactions", found.len());
+        found
     }
 
     /// What is old fails in one of these ways, and nothing else does, while the trouble lasts; nothing does once it is over.
@@ -103,6 +111,8 @@ impl<'a> Trial<'a> {
         end: impl FnOnce(&S3),
     ) {
         let reads_failed = self.reads_failed().await;
+        // Blocks grow old, and are moved, while the trial goes on.
+        let young = Self::transactions(self.engine, |confirmations| confirmations < WINDOW).await;
         begin(self.s3);
         let few: Vec<_> = self.old.iter().step_by(self.old.len() / 6).collect();
         let reads = few.iter().map(|(key, _)| self.engine.get::<Transactions>(key));
@@ -112,7 +122,7 @@ impl<'a> Trial<'a> {
         }
         let error = block_transactions(self.engine, self.old[0].0.0).await.unwrap_err();
         assert!(faults.contains(&cold_fault(&error)), "{what}: {error}");
-        for (key, transaction) in &self.young {
+        for (key, transaction) in &young {
             let found = self.engine.get::<Transactions>(key).await.unwrap();
             assert_eq!(found.as_ref(), Some(transaction), "{what}: {key:?}");
         }

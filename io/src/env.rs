@@ -168,6 +168,11 @@ pub trait File: Clone + 'static {
     /// Takes space for bytes `0..bytes` from the filesystem without writing them: they read as zeros. Not durable.
     fn allocate(&self, bytes: u64) -> impl Future<Output = Result<()>>;
 
+    /// Gives the space of bytes `from..to`, which are multiples of the I/O unit, back to the filesystem; the length stays.
+    /// For bytes that nobody reads any more: from now on, and after a crash, they are what they were, or zeros. A
+    /// filesystem that cannot do so keeps the space.
+    fn release(&self, from: u64, to: u64) -> impl Future<Output = Result<()>>;
+
     /// The length in bytes.
     fn len(&self) -> impl Future<Output = Result<u64>>;
 }

@@ -27,6 +27,8 @@ pub enum FileOp {
     Allocate,
     /// Asking for the length.
     Length,
+    /// Giving back space inside a file.
+    Release,
     /// Removing a name.
     Remove,
     /// Listing a directory.
@@ -51,6 +53,7 @@ impl fmt::Display for FileOp {
             Self::ZeroFill => "zero-fill",
             Self::Allocate => "allocate space for",
             Self::Length => "measure",
+            Self::Release => "give back space of",
             Self::Remove => "remove",
             Self::List => "list",
             Self::SyncDir => "sync the directory of",

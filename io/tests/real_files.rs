@@ -352,6 +352,44 @@ fn allocated_space_reads_as_zeros_and_is_taken_from_the_filesystem() {
     assert!(std::fs::metadata(path).unwrap().blocks() * 512 >= 1 << 20);
 }
 
+#[test]
+fn released_space_goes_back_to_the_filesystem_and_the_rest_stays() {
+    use std::os::unix::fs::MetadataExt;
+    let temp = temp();
+    let path = temp.path().join(name(FileKind::Segment, 1).leaf());
+    let taken = {
+        let path = path.clone();
+        move || std::fs::metadata(&path).unwrap().blocks() * 512
+    };
+    run(settings(temp.path()), |env| async move {
+        let file = env.open(name(FileKind::Segment, 1), OpenMode::CreateNew).await.unwrap();
+        let mut buf = env.buffer(1 << 20).await;
+        pattern(1, &mut buf);
+        file.write_at(0, buf, WriteSync::None).await.1.unwrap();
+        file.sync_data().await.unwrap();
+        let before = taken();
+        file.release(4096, 4096).await.unwrap();
+        assert_eq!(taken(), before);
+        file.release(4096, 513 << 10 & !4095).await.unwrap();
+        assert_eq!(file.len().await.unwrap(), 1 << 20);
+        let (buf, read) = file.read_at(0, env.buffer(1 << 20).await).await;
+        read.unwrap();
+        let mut whole = env.buffer(1 << 20).await;
+        pattern(1, &mut whole);
+        let rest = 512 << 10;
+        assert_eq!(buf.as_slice()[..4096], whole.as_slice()[..4096]);
+        assert_eq!(buf.as_slice()[rest..], whole.as_slice()[rest..]);
+        // A filesystem that makes no holes still has what was there.
+        if taken() < before {
+            assert!(taken() <= before - (500 << 10), "{} of {before}", taken());
+            assert!(buf.as_slice()[4096..rest].iter().all(|byte| *byte == 0));
+        }
+        let read_only = env.open(name(FileKind::Segment, 1), OpenMode::Read).await.unwrap();
+        let refused = read_only.release(0, 4096).await.unwrap_err();
+        assert!(matches!(refused, Error::Os { errno: libc::EBADF, .. }), "{refused:?}");
+    });
+}
+
 /// More open files than the ring's table has places.
 #[test]
 fn files_beyond_the_table_work_unregistered() {

@@ -111,6 +111,16 @@ impl File for RealFile {
         }
     }
 
+    async fn release(&self, from: u64, to: u64) -> Result<()> {
+        if from >= to {
+            return Ok(());
+        }
+        match self.run(Operation::release(Rc::clone(&self.target), from, to - from)).await.1 {
+            Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => Ok(()),
+            released => released,
+        }
+    }
+
     async fn len(&self) -> Result<u64> {
         self.target.len()
     }

@@ -38,6 +38,11 @@ pub(super) enum Work {
         /// How much.
         bytes: u64,
     },
+    /// Gives space from the operation's offset on back.
+    Release {
+        /// How much.
+        bytes: u64,
+    },
 }
 
 /// Which of an operation's submissions a completion belongs to.
@@ -58,7 +63,8 @@ enum Phase {
         sync: Option<i32>,
     },
     Sync,
-    Allocate,
+    /// Taking or giving back space.
+    Space,
 }
 
 /// What to do after a completion.
@@ -97,7 +103,12 @@ impl Operation {
 
     pub(super) fn allocate(target: Rc<Target>, bytes: u64) -> Self {
         let work = Work::Allocate { bytes };
-        Self { target, work, buf: None, offset: 0, done: 0, phase: Phase::Allocate, stalls: 0 }
+        Self { target, work, buf: None, offset: 0, done: 0, phase: Phase::Space, stalls: 0 }
+    }
+
+    pub(super) fn release(target: Rc<Target>, offset: u64, bytes: u64) -> Self {
+        let work = Work::Release { bytes };
+        Self { target, work, buf: None, offset, done: 0, phase: Phase::Space, stalls: 0 }
     }
 
     pub(super) fn work(&self) -> Work {
@@ -124,7 +135,7 @@ impl Operation {
             Phase::Transfer => (self.transfer_entry(), None),
             Phase::Linked { .. } => (self.transfer_entry().flags(Flags::IO_LINK), Some(self.sync_entry())),
             Phase::Sync => (self.sync_entry(), None),
-            Phase::Allocate => (self.allocate_entry(), None),
+            Phase::Space => (self.space_entry(), None),
         }
     }
 
@@ -154,10 +165,14 @@ impl Operation {
         opcode::Fsync::new(fd).flags(kind).build().flags(flags)
     }
 
-    fn allocate_entry(&self) -> Entry {
+    fn space_entry(&self) -> Entry {
         let (fd, flags) = self.target.ring_fd();
-        let Work::Allocate { bytes } = self.work else { return opcode::Nop::new().build() };
-        opcode::Fallocate::new(fd, bytes).build().flags(flags)
+        let (bytes, mode) = match self.work {
+            Work::Allocate { bytes } => (bytes, 0),
+            Work::Release { bytes } => (bytes, libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE),
+            Work::Read | Work::Write(_) | Work::Sync { .. } => return opcode::Nop::new().build(),
+        };
+        opcode::Fallocate::new(fd, bytes).offset(self.offset).mode(mode).build().flags(flags)
     }
 
     /// Takes the result of one completion.
@@ -165,7 +180,7 @@ impl Operation {
         match &mut self.phase {
             Phase::Transfer => self.after_transfer(result),
             Phase::Sync => self.after_sync(result),
-            Phase::Allocate => self.after_allocate(result),
+            Phase::Space => self.after_space(result),
             Phase::Linked { write, sync } => {
                 *(if part == Part::Main { &mut *write } else { &mut *sync }) = Some(result);
                 let (Some(write), Some(sync)) = (*write, *sync) else { return Step::Wait };
@@ -224,11 +239,11 @@ impl Operation {
         }
     }
 
-    fn after_allocate(&mut self, result: i32) -> Step {
+    fn after_space(&mut self, result: i32) -> Step {
         match -result {
             errno if errno <= 0 => Step::Done(Ok(())),
             libc::EINTR | libc::EAGAIN => self.stalled(libc::EAGAIN),
-            errno => Step::Done(Err(self.error(FileOp::Allocate, errno))),
+            errno => Step::Done(Err(self.error(self.space_op(), errno))),
         }
     }
 
@@ -239,7 +254,7 @@ impl Operation {
         }
         let op = match self.phase {
             Phase::Sync => FileOp::Sync,
-            Phase::Allocate => FileOp::Allocate,
+            Phase::Space => self.space_op(),
             Phase::Transfer | Phase::Linked { .. } => self.transfer_op(),
         };
         Step::Done(Err(self.error(op, errno)))
@@ -254,14 +269,18 @@ impl Operation {
         Ok(())
     }
 
+    fn space_op(&self) -> FileOp {
+        if matches!(self.work, Work::Release { .. }) { FileOp::Release } else { FileOp::Allocate }
+    }
+
     fn transfer_op(&self) -> FileOp {
         if self.work == Work::Read { FileOp::Read } else { FileOp::Write }
     }
 
     fn error(&self, op: FileOp, errno: i32) -> Error {
         let bytes = match self.work {
-            Work::Allocate { bytes } => bytes,
-            _ => to_u64(self.len() - self.done),
+            Work::Allocate { bytes } | Work::Release { bytes } => bytes,
+            Work::Read | Work::Write(_) | Work::Sync { .. } => to_u64(self.len() - self.done),
         };
         let offset = self.offset + self.transferred();
         self.target.error(op, offset, bytes, errno)
@@ -349,6 +368,15 @@ mod tests {
         let full = operation.complete(Part::Main, -libc::ENOSPC);
         assert!(matches!(full, Step::Done(Err(Error::OutOfSpace { needed: 0x10_0000, .. }))), "{full:?}");
         assert_eq!(Operation::allocate(target(0), 4096).complete(Part::Main, 0), Step::Done(Ok(())));
+    }
+
+    #[test]
+    fn a_release_that_fails_is_told_with_its_place() {
+        let mut operation = Operation::release(target(0), 8192, 4096);
+        assert_eq!(operation.complete(Part::Main, -libc::EAGAIN), Step::Submit);
+        let failed = operation.complete(Part::Main, -libc::EROFS);
+        let Step::Done(Err(Error::Os { op, offset, errno, .. })) = failed else { panic!("{failed:?}") };
+        assert_eq!((op, offset, errno), (FileOp::Release, 8192, libc::EROFS));
     }
 
     #[test]

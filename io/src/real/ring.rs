@@ -319,7 +319,7 @@ impl Ring {
                 counters.syncs.add(u64::from(sync.is_some()));
             }
             Work::Sync { .. } => counters.syncs.add(1),
-            Work::Allocate { .. } => {}
+            Work::Allocate { .. } | Work::Release { .. } => {}
         }
         if let Some(waker) = waker {
             waker.wake();

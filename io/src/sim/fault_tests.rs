@@ -137,6 +137,32 @@ fn allocated_space_is_gone_for_others_until_the_file_is() {
 }
 
 #[test]
+fn released_space_is_there_for_others_and_a_crash_may_bring_the_bytes_back() {
+    let options = SimOptions { free_bytes: Some(0), ..SimOptions::default() };
+    let mut images = std::collections::BTreeSet::new();
+    for seed in 0..20 {
+        let world = SimWorld::new(SimOptions { seed, ..options.clone() }, ones(A, 4));
+        let env = world.env();
+        let done = world.run(async {
+            let file = env.open(A, OpenMode::ReadWrite).await.unwrap();
+            file.release(4096, 3 * 4096).await.unwrap();
+            assert_eq!(env.space().await.unwrap().available_bytes, 2 * 4096);
+            assert_eq!(file.len().await.unwrap(), 4 * 4096);
+            let (buf, read) = file.read_at(0, pages(7, 4)).await;
+            read.unwrap();
+            let firsts: Vec<u8> = buf.as_slice().chunks(4096).map(|page| page[0]).collect();
+            assert_eq!(firsts, [1, 0, 0, 1]);
+            let other = env.open(B, OpenMode::CreateNew).await.unwrap();
+            other.write_at(0, page(3), WriteSync::None).await.1.unwrap();
+        });
+        assert_eq!(done, Outcome::Done(()));
+        let left = world.stop().crash(seed, Personality::Strict).read_file(A).unwrap();
+        images.insert(left.chunks(4096).map(|page| page[0]).collect::<Vec<u8>>());
+    }
+    assert_eq!(images.into_iter().collect::<Vec<_>>(), [vec![1, 0, 0, 1], vec![1, 1, 1, 1]]);
+}
+
+#[test]
 fn a_flipped_bit_is_in_the_answer_and_not_in_the_file() {
     let faults = Faults { at: vec![(2, Fault::BitFlip)], ..Faults::default() };
     on(ones(A, 1), with(faults), async |env| {

@@ -225,6 +225,18 @@ impl File for SimFile {
         self.handle.world.perform(&self.host, event, keep, Some(begin), finish).await
     }
 
+    async fn release(&self, from: u64, to: u64) -> Result<()> {
+        let len = to.saturating_sub(from);
+        let first = self.check(FileOp::Release, from, len)?;
+        let (inode, name) = (self.handle.inode, self.handle.name);
+        let event = IoEvent { offset: from, len, ..self.event(FileOp::Release) };
+        let pages = to_usize(len) / PAGE_BYTES;
+        let keep = Rc::clone(&self.handle);
+        let finish =
+            move |done: &mut super::io::Completion<'_>| coded(done.release(inode, name, first, pages));
+        self.handle.world.perform(&self.host, event, keep, None, finish).await
+    }
+
     async fn len(&self) -> Result<u64> {
         let (inode, name) = (self.handle.inode, self.handle.name);
         let event = self.event(FileOp::Length);

@@ -93,6 +93,15 @@ impl Inode {
         self.supersede(first, data.pages());
     }
 
+    /// Makes holes of pages: for what is read, and for what a crash leaves if they are durable.
+    pub(super) fn release(&mut self, first: usize, pages: usize, is_durable: bool) {
+        self.current.release(first, pages);
+        if is_durable {
+            self.durable.release(first, pages);
+            self.supersede(first, pages);
+        }
+    }
+
     /// A sync that covers the writes completed up to `mark`.
     pub(super) fn make_durable(&mut self, mark: u64) {
         if !self.unsynced.iter().any(|record| record.order <= mark && !record.doomed) {

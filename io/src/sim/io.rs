@@ -142,7 +142,7 @@ impl Inner {
                 .at(self.io_count())
                 .or_else(|| self.cold_faults.borrow().draw(nth, event.op, &mut rng));
         }
-        let changes = event.durable || event.grows || event.op == FileOp::Remove;
+        let changes = event.durable || event.grows || matches!(event.op, FileOp::Remove | FileOp::Release);
         if changes && self.read_only.get() {
             return Some(Fault::Errno(libc::EROFS));
         }
@@ -313,6 +313,25 @@ impl Completion<'_> {
                     self.disk.sync_file(inode, mark, self.personality);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Gives back the space of some pages. A crash may bring back what was in them.
+    pub(super) fn release(
+        &mut self,
+        inode: InodeId,
+        name: FileName,
+        first: usize,
+        pages: usize,
+    ) -> Result<()> {
+        if let Some(errno) = self.errno() {
+            let offset = to_u64(first.saturating_mul(PAGE_BYTES));
+            return Err(Error::from_errno(self.op, name, offset, 0, errno));
+        }
+        let is_durable = self.rng.coin();
+        if let Some(state) = self.disk.inode_mut(inode) {
+            state.release(first, pages, is_durable);
         }
         Ok(())
     }

@@ -121,6 +121,21 @@ impl Content {
         }
     }
 
+    /// Forgets pages: they read as zeros and take no space.
+    pub(super) fn release(&mut self, first: usize, pages: usize) {
+        let end = first.saturating_add(pages).min(self.extents.len().saturating_mul(EXTENT_PAGES));
+        for page in first..end {
+            if self.page(page).is_none() {
+                continue;
+            }
+            let extent = self.extents.get_mut(page / EXTENT_PAGES).map(Arc::make_mut);
+            if let Some(slot) = extent.and_then(|extent| extent.pages.get_mut(page % EXTENT_PAGES)) {
+                *slot = None;
+                self.allocated -= 1;
+            }
+        }
+    }
+
     /// Forgets everything from byte `len` on.
     pub(super) fn cut(&mut self, len: u64) {
         let tail = to_usize(len) % PAGE_BYTES;

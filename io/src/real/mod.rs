@@ -7,6 +7,7 @@
 mod arena;
 mod calibrate;
 mod counters;
+mod courtesy;
 mod directory;
 mod doorbell;
 mod env;

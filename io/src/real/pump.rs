@@ -2,7 +2,8 @@
 //!
 //! A turn polls, in this order, the foreground tasks that were ready when it began, the commit tasks, and background
 //! tasks for at most one slice; then it submits what they queued, takes completions and fires timers. None starves: while
-//! requests come in, the background has its [`share`](super::share) of the time and delays them by a slice at most.
+//! requests come in, the background has its [`share`](super::share) of the time and delays them by a slice at most. Between
+//! two slices other threads may have the core.
 //!
 //! The loop needs nothing of the thread it runs on. Any executor that can run one closure to its end can host it.
 
@@ -14,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::counters::Rings;
+use super::courtesy::Courtesy;
 use super::directory::Root;
 use super::doorbell::Doorbell;
 use super::env::{Host, HostTuning, RealEnv};
@@ -63,7 +65,15 @@ where
     rings.add(Arc::clone(ring.counters()), ring.report().clone());
     let host = Host::new(Rc::clone(&ring), doorbell, root, tuning, file_calls, cold);
     let patience = Cell::new(Patience::NONE);
-    let pump = Pump { host, name, on_panic, spin_max, patience, main_returned: Rc::default() };
+    let pump = Pump {
+        host,
+        name,
+        on_panic,
+        spin_max,
+        patience,
+        courtesy: Courtesy::default(),
+        main_returned: Rc::default(),
+    };
     pump.spawn_main(main);
     started(Ok(()));
     if let Err(stop) = pump.drive() {
@@ -92,6 +102,7 @@ struct Pump {
     on_panic: PanicHook,
     spin_max: Duration,
     patience: Cell<Patience>,
+    courtesy: Courtesy,
     main_returned: Rc<Cell<bool>>,
 }
 
@@ -155,6 +166,7 @@ impl Pump {
         ran?;
         let ended = Instant::now();
         share.charge(ended, ended.saturating_duration_since(began));
+        self.courtesy.offer(ended);
         Ok(())
     }
 

@@ -1,5 +1,6 @@
 //! The table at the end: what was measured, and what it should be at most.
 
+use op_engine_io::SyncMode;
 use op_engine_io::hardware::HardwareReport;
 
 use super::SoakArgs;
@@ -38,6 +39,7 @@ impl Marks {
     pub(super) fn show(
         &self,
         report: &HardwareReport,
+        sync_mode: SyncMode,
         load: &Load,
         args: &SoakArgs,
         out: &mut Out,
@@ -45,6 +47,7 @@ impl Marks {
         let mut facts = wide_table(&["machine and size", ""]);
         let mut rows = vec![("CPU".to_owned(), cpu()), ("load now".to_owned(), machine_load())];
         rows.extend(machine_facts(report));
+        rows.push(("sync mode".to_owned(), sync_mode.to_string()));
         rows.push(("memory of the engine".to_owned(), format!("{} MiB", args.memory)));
         rows.push(("coins, slots".to_owned(), format!("{}, {}", count(load.coins()), count(load.slots))));
         rows.push(("blocks".to_owned(), count(load.blocks())));

@@ -15,7 +15,9 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use op_engine::{Config, Durability, Engine, Pending};
+use op_engine_io::SyncMode;
 use op_engine_io::hardware::HardwareReport;
+use op_engine_io::real::Calibration;
 
 use super::bench::figure::Latencies;
 use super::bench::parse_count;
@@ -88,7 +90,10 @@ pub(crate) fn run(args: &SoakArgs, out: &mut Out) -> Outcome {
     soak.disturb()?;
     let peak = resident_bytes_max();
     soak.marks.memory(peak, args.memory << 20);
-    soak.marks.show(&report, &soak.load, args, out)
+    // Without a measurement of its own the store syncs as it does by default.
+    let calibration = Calibration::load(&dir.store())?;
+    let sync_mode = calibration.map_or_else(SyncMode::default, |found| found.sync_mode);
+    soak.marks.show(&report, sync_mode, &soak.load, args, out)
 }
 
 impl Soak<'_> {

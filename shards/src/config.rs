@@ -29,6 +29,9 @@ pub struct ShardConfig {
     pub segment_write_bytes: usize,
     /// A segment that is longer ends at the next key, and the run goes on in another file.
     pub segment_bytes_max: u64,
+    /// A merge cuts what it writes into about eight files, so that what it has gone past can be given back, but into none that
+    /// are shorter than this, in bytes.
+    pub merge_file_bytes_min: u64,
     /// Size of a page of a cold segment that holds more than one entry, in bytes; a multiple of 4096. A read of one entry takes
     /// one page, and larger ones pack closer.
     pub cold_page_bytes: usize,
@@ -44,7 +47,8 @@ pub struct ShardConfig {
     pub restores_cold_files: bool,
     /// How many blocks a reorg can go back at most: what has more confirmations is final.
     pub reorg_window_blocks: u64,
-    /// Runs of one size class, side by side, that are merged into one.
+    /// Runs of one size class, side by side, that are merged into one; a quarter more of an append-only collection, where merging
+    /// frees no space.
     pub merge_fan_in: usize,
     /// Runs that one merge reads at most.
     pub merge_inputs_max: usize,
@@ -85,6 +89,7 @@ impl Default for ShardConfig {
             page_bytes: 4096,
             segment_write_bytes: 512 << 10,
             segment_bytes_max: 256 << 20,
+            merge_file_bytes_min: 16 << 20,
             cold_page_bytes: 32 << 10,
             cold_segment_bytes: 1 << 30,
             cold_bytes_per_second: 64 << 20,

@@ -25,6 +25,8 @@ pub enum Mutant {
     SwitchBeforeSync,
     /// What was moved to the cold target is removed before the manifest record that refers to its new place.
     DeleteBeforeSwitch,
+    /// The space of what a merge has taken over is given back while it is still read.
+    ReleaseUnderReaders,
     /// A merge drops tombstones although older runs hold what they hide.
     DropTombstonesEarly,
     /// A merge drops versions that the reorg window still needs.

@@ -287,7 +287,7 @@ mod tests {
     }
 
     fn trimmed(file: &Rc<Segment<SimEnv>>, to: u8) -> Rc<Segment<SimEnv>> {
-        file.trimmed(SegmentMeta { key_min: vec![to], ..file.meta().clone() })
+        file.trimmed(SegmentMeta { key_min: vec![to], ..file.meta().clone() }, None)
     }
 
     fn on_a_machine(body: impl AsyncFnOnce(SimEnv)) {

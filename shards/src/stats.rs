@@ -146,6 +146,8 @@ pub struct ShardStats {
     pub merge_steps: u64,
     /// Those that left a part of an input to the next step.
     pub merge_steps_partial: u64,
+    /// Bytes that were given back inside of files because a merge had taken over what was there.
+    pub released_bytes: u64,
     /// Segments that such steps made begin at a higher key.
     pub segments_trimmed: u64,
     /// Segments that were written anew without the entries that a reorg had killed.

@@ -83,7 +83,8 @@ impl Machine {
             cache_bytes: cache_bytes - cold_cache_bytes,
             cold_cache_bytes,
             filter_bytes_max: memory.filter_bytes / shards,
-            wal_file_bytes: memtable_bytes.clamp(4 << 20, 64 << 20).next_multiple_of(1 << 20),
+            // A file that holds commits of one memtable only is free when that is flushed.
+            wal_file_bytes: (memtable_bytes / 2).clamp(4 << 20, 64 << 20).next_multiple_of(1 << 20),
             ..ShardConfig::default()
         }
     }

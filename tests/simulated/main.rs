@@ -31,6 +31,7 @@ mod mutants;
 mod point_reads;
 mod purge;
 mod random_seeds;
+mod released_space;
 mod revert_rules;
 mod scans;
 mod schema_change;

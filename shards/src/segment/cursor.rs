@@ -242,7 +242,10 @@ impl<E: Env> SegmentCursor<E> {
         let bytes_max = self.read_ahead_bytes;
         let first = match self.direction {
             Direction::Forward => page,
-            Direction::Backward => index.first_of_stretch(page, self.segment.units_of(bytes_max)),
+            Direction::Backward => {
+                let first = index.first_of_stretch(page, self.segment.units_of(bytes_max));
+                first.max(self.segment.first_page().min(page))
+            }
         };
         let pages = self.segment.stretch(&self.env, index, first, bytes_max).await?;
         self.read_ahead_bytes = bytes_max.saturating_mul(2).min(self.options.read_ahead_bytes);
@@ -328,6 +331,10 @@ impl<E: Env> SegmentCursor<E> {
             Ok(index) => index.locate(&key, seq).number,
             Err(need) => return Ok(Moved::Needs(need)),
         };
+        // Backwards from what was taken over: the range is empty.
+        if page_no < self.segment.first_page() {
+            return Ok(Moved::Out);
+        }
         let page = match self.current(page_no) {
             Ok(page) => page,
             Err(need) => return Ok(Moved::Needs(need)),
@@ -384,6 +391,8 @@ impl<E: Env> SegmentCursor<E> {
     fn leave(&mut self, page: PageNo) -> Result<Moved> {
         let next = match self.direction {
             Direction::Forward => Some(page.next()).filter(|page| page.index() < self.segment.pages()),
+            // What was taken over from a trimmed segment may not even be there.
+            Direction::Backward if page <= self.segment.first_page() => None,
             Direction::Backward => page.index().checked_sub(1).map(PageNo::new),
         };
         match next {

@@ -26,6 +26,9 @@ mod reader;
 mod resident;
 #[cfg(test)]
 mod tests;
+mod trim;
+#[cfg(test)]
+mod trim_tests;
 mod verify;
 
 pub use builder::{SegmentBuilder, SegmentConfig};

@@ -15,6 +15,7 @@ use super::index::{IndexPartition, PageNo, PagePlace};
 use super::page::{Lookup, Page};
 use super::partitions::Loading;
 use super::resident::{PartitionCache, Residents};
+use super::trim::FileVersion;
 use crate::cache::{PageCache, Shelf};
 use crate::error::{Error, Result};
 use crate::ids::Seq;
@@ -56,16 +57,19 @@ pub struct Segment<E: Env> {
     pub(super) checksum: Checksum,
     pub(super) meta: SegmentMeta,
     /// The lowest key in the file. Those below the one of `meta` count no more.
-    file_key_min: Vec<u8>,
-    keys: u64,
+    pub(super) file_key_min: Vec<u8>,
+    /// The page where the lowest key of `meta` is, if the segment was trimmed.
+    pub(super) first: Option<PagePlace>,
+    pub(super) version: FileVersion,
+    pub(super) keys: u64,
     pub(super) directory: Rc<Directory>,
     pub(super) residents: Rc<Residents>,
     pub(super) loading: RefCell<Loading>,
     /// What it takes to read pages from the cold target, if they are there.
     pub(super) cold: Option<Rc<ColdPart>>,
-    mask: RefCell<Rc<Mask>>,
+    pub(super) mask: RefCell<Rc<Mask>>,
     /// The rollbacks whose dead entries were left out when it was written. Empty after an open.
-    clean_of: RefCell<Vec<Seq>>,
+    pub(super) clean_of: RefCell<Vec<Seq>>,
 }
 
 impl<E: Env> Segment<E> {
@@ -116,13 +120,15 @@ impl<E: Env> Segment<E> {
         let directory = Directory::decode(&bytes, &page, &offsets)
             .map_err(|why| Error::malformed(name, offsets.directory, why))?;
         let (checksum, tail) = (loader.checksum, loader.tail);
-        let segment = Self {
+        let mut segment = Self {
             file,
             name,
             checksum,
             keys: page.keys,
             cold: ColdPart::new(home, &meta, &page, &offsets).map(Rc::new),
             file_key_min: page.key_min,
+            first: None,
+            version: FileVersion::first(),
             meta,
             residents: Residents::new(cache, &directory),
             directory: Rc::new(directory),
@@ -131,6 +137,9 @@ impl<E: Env> Segment<E> {
             clean_of: RefCell::default(),
         };
         segment.keep_tail(tail_at, &tail);
+        if segment.is_trimmed() {
+            segment.trim_to(segment.first_page_from(env, &segment.meta.key_min).await?);
+        }
         Ok(segment)
     }
 
@@ -141,25 +150,6 @@ impl<E: Env> Segment<E> {
         {
             let _: Result<bool> = self.keep_all(tail_at, tail, &[(partition, place)]);
         }
-    }
-
-    /// The same segment without the keys below the lowest one of `meta`, for readers to come.
-    #[must_use]
-    pub fn trimmed(&self, meta: SegmentMeta) -> Rc<Self> {
-        Rc::new(Self {
-            file: self.file.clone(),
-            name: self.name,
-            checksum: self.checksum,
-            meta,
-            file_key_min: self.file_key_min.clone(),
-            keys: self.keys,
-            directory: Rc::clone(&self.directory),
-            residents: Rc::clone(&self.residents),
-            cold: self.cold.clone(),
-            loading: RefCell::default(),
-            mask: self.mask.clone(),
-            clean_of: self.clean_of.clone(),
-        })
     }
 
     /// What the manifest holds of it.
@@ -174,22 +164,10 @@ impl<E: Env> Segment<E> {
         self.name
     }
 
-    /// The lowest key in the file, whether or not it still counts.
-    #[must_use]
-    pub fn file_key_min(&self) -> &[u8] {
-        &self.file_key_min
-    }
-
     /// Which part of the cache its pages are kept in.
     #[must_use]
     pub fn shelf(&self) -> Shelf {
         if self.cold.is_some() { Shelf::Cold } else { Shelf::Hot }
-    }
-
-    /// Whether a merge has taken over the lowest keys of the file.
-    #[must_use]
-    pub fn is_trimmed(&self) -> bool {
-        self.file_key_min < self.meta.key_min
     }
 
     /// Whether some key of a range may count in it.

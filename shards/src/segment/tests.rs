@@ -98,7 +98,7 @@ pub(super) async fn collect(cursor: &mut SegmentCursor<SimEnv>) -> Result<Entrie
     Ok(entries)
 }
 
-fn entries() -> impl Strategy<Value = Entries> {
+pub(super) fn entries() -> impl Strategy<Value = Entries> {
     let key = prop_oneof![
         6 => prop::collection::vec(0u8..4, 0..6),
         2 => prop::collection::vec(any::<u8>(), 0..70),
@@ -131,7 +131,7 @@ fn bound(kind: u8, key: Vec<u8>) -> Bound<Vec<u8>> {
     }
 }
 
-async fn check_gets(env: &SimEnv, segment: &Rc<Segment<SimEnv>>, entries: &Entries, mask: &Mask) {
+pub(super) async fn check_gets(env: &SimEnv, segment: &Rc<Segment<SimEnv>>, entries: &Entries, mask: &Mask) {
     segment.set_mask(mask.clone());
     let mut keys: Vec<_> = entries.iter().map(|entry| entry.0.clone()).collect();
     keys.dedup();
@@ -144,7 +144,7 @@ async fn check_gets(env: &SimEnv, segment: &Rc<Segment<SimEnv>>, entries: &Entri
     }
 }
 
-async fn check_scans(
+pub(super) async fn check_scans(
     env: &SimEnv,
     segment: &Rc<Segment<SimEnv>>,
     entries: &Entries,

@@ -1,9 +1,9 @@
 //! What is merged and discarded in the background, and in which order.
 //!
-//! Merges go step by step, and their steps take turns, so that a large one does not hold up many small ones. A step that
-//! the disk has no space for ends its merge: what earlier steps have done stays, and the rest is planned anew.
+//! Merges go step by step, and their steps take turns, so that a large one does not hold up many small ones: next is the one
+//! that has gone through the fewest bytes since it began beside the others. A step that the disk has no space for ends its
+//! merge: what earlier steps have done stays, and the rest is planned anew.
 
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use futures_util::future::select;
@@ -31,13 +31,16 @@ const DISCARDED_AT_ONCE: usize = 64;
 impl<E: Env> Shard<E> {
     /// Keeps the runs few and free of what nobody can see, for as long as the shard lives.
     pub(super) async fn merge_segments(self: Rc<Self>) {
-        let mut jobs = VecDeque::new();
+        let mut jobs = Vec::new();
         loop {
             let (work, segments) = (self.work.mark(), self.segments_changed.mark());
             if self.closing.get() || self.failure().is_some() {
                 return;
             }
             self.reconsider_merges().await;
+            if let Err(error) = self.release_taken_over().await {
+                return self.fail(error).await;
+            }
             if let Err(error) = self.work_on(&mut jobs).await {
                 return self.fail(error).await;
             }
@@ -60,7 +63,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Discards what is dead, or takes one step of a merge.
-    async fn work_on(&self, jobs: &mut VecDeque<Job>) -> Result<()> {
+    async fn work_on(&self, jobs: &mut Vec<Job>) -> Result<()> {
         if !self.shortage.holds_discards()
             && let Some((collection, numbers)) = self.orphans()
         {
@@ -70,13 +73,15 @@ impl<E: Env> Shard<E> {
             return Ok(());
         }
         let planned = self.plan(jobs);
-        planned.into_iter().for_each(|job| jobs.push_front(job));
+        let bytes_done = jobs.iter().map(|job| job.bytes_done).min().unwrap_or(0);
+        jobs.extend(planned.into_iter().map(|job| job.beside(bytes_done)));
         self.claims.set_merging(jobs.iter());
-        let Some(mut job) = jobs.pop_front() else { return Ok(()) };
+        let next = jobs.iter().enumerate().min_by_key(|(_, job)| job.bytes_done).map(|(at, _)| at);
+        let Some(mut job) = next.map(|at| jobs.swap_remove(at)) else { return Ok(()) };
         self.note_merging(true);
         let has_ended = self.step_if_room(&mut job).await?;
         if !has_ended {
-            jobs.push_back(job);
+            jobs.push(job);
         }
         self.claims.set_merging(jobs.iter());
         if has_ended {
@@ -86,7 +91,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// Whether there is something to do that does not wait for space.
-    fn has_more(&self, jobs: &VecDeque<Job>) -> bool {
+    fn has_more(&self, jobs: &[Job]) -> bool {
         if !self.shortage.holds_discards() && self.orphans().is_some() {
             return true;
         }
@@ -126,7 +131,7 @@ impl<E: Env> Shard<E> {
     }
 
     /// The merges that should begin. A collection has at most one beside a descent.
-    fn plan(&self, jobs: &VecDeque<Job>) -> Vec<Job> {
+    fn plan(&self, jobs: &[Job]) -> Vec<Job> {
         let archives = self.archives_orphans();
         let state = self.state.borrow();
         let retention = state.retention();

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use op_engine_io::num::to_u64;
 use op_engine_io::{Dir, Env};
 
-use crate::catalog::Layout;
+use crate::config::ShardConfig;
 use crate::error::{Error, Result};
 use crate::ids::{CollectionId, Height, Seq};
 use crate::manifest::Edit;
@@ -21,7 +21,7 @@ use crate::message::{Direction, Horizon, KeyRange};
 use crate::mutants::{Mutant, active};
 use crate::retention::{Retain, VersionHead, retained};
 use crate::run::{RunCursor, Runs};
-use crate::segment::{CursorOptions, FilterBits, Segment, SegmentBuilder};
+use crate::segment::{CursorOptions, FilterBits, PagePlace, Segment, SegmentBuilder};
 use crate::segment_meta::{Level, Place, SegmentMeta, Tier};
 use crate::tier::TierPolicy;
 use crate::visibility::Mask;
@@ -34,9 +34,9 @@ use super::state::Retention;
 const READ_AHEAD_BYTES: usize = 256 << 10;
 /// How many times the bytes of a full file a step reads at most, if it writes less.
 const READ_RATIO_MAX: u64 = 4;
-/// In how many files a new run above a bottom is written, if they are not too large or too small: what a merge has gone past is
-/// freed file by file, so a run in one file would take its space until the end of the descent that takes it over.
-const RUN_FILES: u64 = 4;
+/// In how many files a run is written, if they are not too large or too small: each time that a file is full, what the merge
+/// has gone past is given back.
+const RUN_FILES: u64 = 8;
 
 /// Where the output of a merge belongs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,10 @@ pub(super) struct Job {
     pub(super) inputs: Vec<u64>,
     /// The key at which the next step begins; `None` for the first one.
     from: Option<Vec<u8>>,
+    /// Bytes that its steps have gone through, and a head start: the merge with the fewest takes the next step.
+    pub(super) bytes_done: u64,
+    /// The length at which its files end, from the first step on.
+    file_bytes: Option<u64>,
     /// The number of the new run, once it has a file.
     run: Option<u64>,
     /// That of the run of what is not archived.
@@ -123,7 +127,16 @@ pub(super) struct Job {
 
 impl Job {
     pub(super) fn new(collection: CollectionId, target: Target, inputs: Vec<u64>) -> Self {
-        Self { collection, target, inputs, from: None, run: None, rest_run: None }
+        Self {
+            collection,
+            target,
+            inputs,
+            from: None,
+            bytes_done: 0,
+            file_bytes: None,
+            run: None,
+            rest_run: None,
+        }
     }
 
     /// The place of an output file with this number.
@@ -144,6 +157,11 @@ impl Job {
         Place { level: Level::ARCHIVED, run: *self.run.get_or_insert(number) }
     }
 
+    /// Begins beside others of which the least has gone through so many bytes.
+    pub(super) fn beside(self, bytes_done: u64) -> Self {
+        Self { bytes_done, ..self }
+    }
+
     /// Archives in the place of a run that was archived before.
     pub(super) fn again(self, run: u64) -> Self {
         Self { run: Some(run), ..self }
@@ -162,15 +180,30 @@ struct Written<E: Env> {
     output: Option<SegmentBuilder<E>>,
     archive: Option<SegmentBuilder<E>>,
     until: Option<Vec<u8>>,
+    bytes_read: u64,
+}
+
+/// A segment that is to begin at a higher key.
+pub(super) struct Trimmed<E: Env> {
+    before: Rc<Segment<E>>,
+    meta: SegmentMeta,
+    /// The page of that key.
+    first: Option<PagePlace>,
 }
 
 /// What a step does to an input.
 enum Fate<E: Env> {
     Untouched,
     /// It goes on at a higher key.
-    Trimmed(SegmentMeta, Rc<Segment<E>>),
+    Trimmed(Trimmed<E>),
     /// All of it is in the output.
     Consumed(u64),
+}
+
+impl<E: Env> Trimmed<E> {
+    fn into_segment(self) -> Rc<Segment<E>> {
+        self.before.trimmed(self.meta, self.first)
+    }
 }
 
 impl<E: Env> Shard<E> {
@@ -224,7 +257,7 @@ impl<E: Env> Shard<E> {
             }
             _ => self.begin_segment(spec.id, filter_bits, unfinished).await,
         };
-        let file_bytes = file_bytes_max(target, spec.layout, &inputs, self.config.segment_bytes_max);
+        let file_bytes = *job.file_bytes.get_or_insert_with(|| file_bytes_max(target, &inputs, &self.config));
         let written = self.write_step(begin, target, file_bytes, &mut cursor, &mask, &retain).await?;
         self.end_step(job, &inputs, written, &retention).await
     }
@@ -251,8 +284,8 @@ impl<E: Env> Shard<E> {
         mask: &Mask,
         retain: &Retain<'_>,
     ) -> Result<Written<E>> {
-        let mut written = Written { output: None, archive: None, until: None };
-        let (mut group, mut bytes_read) = (KeyVersions::default(), 0);
+        let mut written = Written { output: None, archive: None, until: None, bytes_read: 0 };
+        let mut group = KeyVersions::default();
         let mut slice_ends = self.env.now() + self.env.background_slice();
         while cursor.next_key(&mut group).await? {
             let output_bytes = written.output.as_ref().map_or(0, SegmentBuilder::bytes_so_far);
@@ -262,11 +295,11 @@ impl<E: Env> Shard<E> {
                 _ => bytes_max.saturating_mul(READ_RATIO_MAX),
             };
             let is_full = output_bytes >= bytes_max || archive_bytes >= self.config.cold_segment_bytes;
-            if is_full || bytes_read >= bytes_read_max {
+            if is_full || written.bytes_read >= bytes_read_max {
                 written.until = Some(group.key().to_vec());
                 break;
             }
-            bytes_read += to_u64(group.bytes());
+            written.bytes_read += to_u64(group.bytes());
             let kept = retained(group.heads(), mask, retain);
             let archived_from = target.archived_from(group.heads(), mask);
             for (at, head) in group.heads().iter().enumerate().filter(|(at, _)| kept.get(*at) == Some(&true))
@@ -300,7 +333,8 @@ impl<E: Env> Shard<E> {
         written: Written<E>,
         retention: &Retention,
     ) -> Result<bool> {
-        let Written { output, archive, until } = written;
+        let Written { output, archive, until, bytes_read } = written;
+        job.bytes_done += bytes_read;
         let heights = || inputs.iter().map(|input| input.meta());
         let lowest = heights().map(|meta| meta.height_min).min().unwrap_or_default();
         let highest = heights().map(|meta| meta.height_max).max().unwrap_or_default();
@@ -330,7 +364,10 @@ impl<E: Env> Shard<E> {
         for fate in fates {
             match fate {
                 Fate::Untouched => {}
-                Fate::Trimmed(meta, before) => trimmed.push((meta, before)),
+                Fate::Trimmed(mut segment) => {
+                    segment.first = segment.before.first_page_from(&self.env, &segment.meta.key_min).await?;
+                    trimmed.push(segment);
+                }
                 Fate::Consumed(number) => consumed.push(number),
             }
         }
@@ -357,14 +394,14 @@ impl<E: Env> Shard<E> {
         &self,
         collection: CollectionId,
         consumed: Vec<u64>,
-        trimmed: Vec<(SegmentMeta, Rc<Segment<E>>)>,
+        trimmed: Vec<Trimmed<E>>,
         added: Vec<SegmentMeta>,
         retention: &Retention,
     ) -> Result<()> {
         if !added.is_empty() && !active(Mutant::SkipDirectorySync) {
             self.env.sync_dir(Dir::Shard(self.identity.shard.0)).await?;
         }
-        let trimmed_metas = || trimmed.iter().map(|(meta, _)| meta.clone());
+        let trimmed_metas = || trimmed.iter().map(|segment| segment.meta.clone());
         let removed: Vec<u64> =
             consumed.iter().copied().chain(trimmed_metas().map(|meta| meta.number)).collect();
         let gone_early = active(Mutant::DeleteBeforeSwitch) && added.iter().any(|meta| meta.tier.is_cold());
@@ -399,9 +436,7 @@ impl<E: Env> Shard<E> {
             stats.merge_bytes += bytes_added;
         }
         let gone_cold;
-        for (meta, before) in &trimmed {
-            segments.push(before.trimmed(meta.clone()));
-        }
+        segments.extend(trimmed.into_iter().map(Trimmed::into_segment));
         {
             let mut state = self.state.borrow_mut();
             gone_cold = cold_among(&state.runs_of(collection), &consumed);
@@ -451,18 +486,14 @@ fn cold_among<E: Env>(runs: &Runs<E>, numbers: &[u64]) -> Vec<Rc<Segment<E>>> {
 }
 
 /// The length at which an output file ends.
-fn file_bytes_max<E: Env>(
-    target: Target,
-    layout: Layout,
-    inputs: &[Rc<Segment<E>>],
-    segment_bytes_max: u64,
-) -> u64 {
+fn file_bytes_max<E: Env>(target: Target, inputs: &[Rc<Segment<E>>], config: &ShardConfig) -> u64 {
+    let bytes_max = config.segment_bytes_max;
     match target {
-        Target::NewRun(_) if layout == Layout::Mutable => {
+        Target::NewRun(_) | Target::Bottom => {
             let bytes: u64 = inputs.iter().map(|input| input.meta().file_bytes).sum();
-            (bytes / RUN_FILES).clamp(segment_bytes_max / RUN_FILES, segment_bytes_max)
+            (bytes / RUN_FILES).clamp(config.merge_file_bytes_min.min(bytes_max), bytes_max)
         }
-        Target::NewRun(_) | Target::Bottom | Target::InPlace(_) | Target::Archive(..) => segment_bytes_max,
+        Target::InPlace(_) | Target::Archive(..) => bytes_max,
     }
 }
 
@@ -471,7 +502,8 @@ fn fate_of<E: Env>(input: &Rc<Segment<E>>, until: Option<&[u8]>) -> Fate<E> {
     match until {
         Some(until) if until <= meta.key_min.as_slice() => Fate::Untouched,
         Some(until) if until <= meta.key_max.as_slice() => {
-            Fate::Trimmed(SegmentMeta { key_min: until.to_vec(), ..meta.clone() }, Rc::clone(input))
+            let meta = SegmentMeta { key_min: until.to_vec(), ..meta.clone() };
+            Fate::Trimmed(Trimmed { before: Rc::clone(input), meta, first: None })
         }
         _ => Fate::Consumed(meta.number),
     }

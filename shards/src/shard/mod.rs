@@ -23,6 +23,7 @@ mod pressure;
 mod purged;
 mod read;
 mod recover;
+mod release;
 mod room;
 mod scan;
 mod serve;

@@ -68,7 +68,10 @@ impl Policy {
         Self {
             layout,
             horizon,
-            fan_in: config.merge_fan_in.max(2),
+            fan_in: match layout {
+                Layout::Mutable => config.merge_fan_in.max(2),
+                Layout::AppendOnly => (config.merge_fan_in + config.merge_fan_in / 4).max(2),
+            },
             inputs_max: config.merge_inputs_max.max(2),
             append_run_bytes_max: config.append_run_bytes_max,
             young_runs_max: config.young_runs_max.max(1),

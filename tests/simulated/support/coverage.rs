@@ -8,12 +8,13 @@ use op_engine_shards::stats::{ShardStats, StallReason};
 use super::check::Checked;
 
 /// The paths that are counted, by name.
-const PATHS: [(&str, fn(&ShardStats) -> u64); 14] = [
+const PATHS: [(&str, fn(&ShardStats) -> u64); 15] = [
     ("flushes", |shard| shard.flushes),
     ("merges above the bottom", |shard| shard.merges - shard.descents - shard.segments_cleaned),
     ("descents", |shard| shard.descents),
     ("steps of a part of a merge", |shard| shard.merge_steps_partial),
     ("trimmed segments", |shard| shard.segments_trimmed),
+    ("bytes given back within files", |shard| shard.released_bytes),
     ("cleaned segments", |shard| shard.segments_cleaned),
     ("deleted orphans", |shard| shard.orphans_deleted),
     ("large values", |shard| shard.large_values),

@@ -66,6 +66,7 @@ fn draw_setup(rng: &mut Rng) -> Setup {
     setup.settings.wal_file_bytes = 4096 * (2 + rng.below(12));
     setup.settings.merge_fan_in = 2 + rng.index(3);
     setup.settings.segment_bytes_max = 4096 << rng.below(5);
+    setup.settings.merge_file_bytes_min = setup.settings.segment_bytes_max >> rng.below(3);
     setup.settings.young_runs_max = 1 + rng.index(6);
     if rng.below(4) == 0 {
         setup.settings.wal_queue_bytes_max = 1 << 10;

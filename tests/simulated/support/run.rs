@@ -408,7 +408,7 @@ pub fn reopen(
 
 /// Whether an I/O changes the disk. At any other, a crash leaves what it would have left at the one before.
 pub fn changes_disk(event: &IoEvent) -> bool {
-    event.durable || event.grows || matches!(event.op, FileOp::Write | FileOp::Remove)
+    event.durable || event.grows || matches!(event.op, FileOp::Write | FileOp::Remove | FileOp::Release)
 }
 
 /// The trait is needed to name the environment's methods.

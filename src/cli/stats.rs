@@ -277,11 +277,13 @@ fn shards(stats: &Stats, store: &Path, out: &mut Out) -> Outcome {
         count(sum(|shard| shard.partition_evictions))
     ))?;
     out.line(format_args!(
-        "merges: {} done, {} of them into the bottom, in {}; {} trimmed, {} cleaned, {} of a reorg deleted",
+        "merges: {} done, {} of them into the bottom, in {}; {} trimmed ({} given back early), {} cleaned, {} of a reorg \
+         deleted",
         count(sum(|shard| shard.merges)),
         count(sum(|shard| shard.descents)),
         plural(sum(|shard| shard.merge_steps), "step"),
         plural(sum(|shard| shard.segments_trimmed), "segment"),
+        bytes(sum(|shard| shard.released_bytes)),
         count(sum(|shard| shard.segments_cleaned)),
         count(sum(|shard| shard.orphans_deleted))
     ))?;

@@ -19,13 +19,14 @@ impl<E: Env> Shard<E> {
             // A reader that has come meanwhile sees nothing of what was taken over.
             let Some(range) = segment.releasable() else { continue };
             match self.release(&segment, range.start, range.end).await {
-                Ok(()) => segment.note_released(range.end),
+                Ok(()) => {
+                    segment.note_released(range.end);
+                    self.stats.borrow_mut().released_bytes += range.end - range.start;
+                }
                 // It is gone altogether, or the hole itself finds no space: later it may.
                 Err(IoError::NotFound { .. } | IoError::OutOfSpace { .. }) => {}
                 Err(error) => return Err(Error::from(error)),
             }
-            let mut stats = self.stats.borrow_mut();
-            stats.released_bytes += range.end - range.start;
         }
         Ok(())
     }

@@ -7,7 +7,9 @@
     reason = "helpers of tests fail by panicking, as tests do"
 )]
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
 use std::time::Duration;
 
@@ -105,6 +107,59 @@ fn a_receiver_that_goes_ends_every_sender() {
             for sender in senders {
                 sender.join().unwrap();
             }
+        }
+    });
+}
+
+/// Notes whether the thread that waits has woken itself.
+struct SelfWake {
+    waiting: thread::ThreadId,
+    woken: AtomicBool,
+    by_itself: AtomicU64,
+}
+
+impl Wake for SelfWake {
+    fn wake(self: Arc<Self>) {
+        if thread::current().id() == self.waiting {
+            self.by_itself.fetch_add(1, Ordering::Relaxed);
+        }
+        self.woken.store(true, Ordering::Release);
+    }
+}
+
+/// The committer once turned round and round for up to 4 ms, on the core of the shard that it waited for: a shard had
+/// been preempted in the middle of waking it, and a receiver that met such a sender woke itself to look again.
+#[test]
+fn a_receiver_never_wakes_itself() {
+    within_time_limit(|| {
+        let (sender, mut receiver) = mailbox::<u64>(8);
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|_| {
+                let sender = sender.clone();
+                thread::spawn(move || {
+                    (0..10 * MESSAGES_PER_SENDER).for_each(|message| sender.send_blocking(message).unwrap());
+                })
+            })
+            .collect();
+        drop(sender);
+        let (waiting, woken) = (thread::current().id(), AtomicBool::new(false));
+        let wakes = Arc::new(SelfWake { waiting, woken, by_itself: AtomicU64::new(0) });
+        let waker = Waker::from(Arc::clone(&wakes));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            match receiver.poll_recv(&mut context) {
+                Poll::Ready(Some(_)) => {}
+                Poll::Ready(None) => break,
+                Poll::Pending => {
+                    while !wakes.woken.swap(false, Ordering::AcqRel) {
+                        thread::yield_now();
+                    }
+                }
+            }
+        }
+        assert_eq!(wakes.by_itself.load(Ordering::Relaxed), 0);
+        for sender in senders {
+            sender.join().unwrap();
         }
     });
 }

@@ -42,11 +42,9 @@ impl RealFile {
         Self { sync_mode, ..self.clone() }
     }
 
-    async fn run(&self, operation: Operation) -> (Option<IoBuf>, Result<()>) {
-        let began = self.share.begin_io();
-        let done = self.ring.run(operation).await;
-        self.share.end_io(began);
-        done
+    async fn run(&self, operation: Operation, durable: bool) -> (Option<IoBuf>, Result<()>) {
+        let _in_flight = self.share.begin_io(durable);
+        self.ring.run(operation).await
     }
 
     async fn transfer(&self, work: Work, offset: u64, buf: IoBuf) -> (IoBuf, Result<()>) {
@@ -57,7 +55,7 @@ impl RealFile {
             return (buf, Err(Error::from_errno(op, self.name, offset, len, libc::EINVAL)));
         }
         let operation = Operation::transfer(Rc::clone(&self.target), work, offset, buf);
-        match self.run(operation).await {
+        match self.run(operation, matches!(work, Work::Write(Some(_)))).await {
             (Some(buf), result) => (buf, result),
             // The ring hands the buffer of a transfer back in every case; a heap buffer stands in if it did not.
             (None, result) => (IoBuf::zeroed(to_usize(len)), result.and(Err(Error::Stopped))),
@@ -65,7 +63,7 @@ impl RealFile {
     }
 
     async fn sync(&self, metadata: bool) -> Result<()> {
-        self.run(Operation::sync(Rc::clone(&self.target), metadata)).await.1
+        self.run(Operation::sync(Rc::clone(&self.target), metadata), true).await.1
     }
 }
 
@@ -103,7 +101,7 @@ impl File for RealFile {
     }
 
     async fn allocate(&self, bytes: u64) -> Result<()> {
-        let allocated = self.run(Operation::allocate(Rc::clone(&self.target), bytes)).await.1;
+        let allocated = self.run(Operation::allocate(Rc::clone(&self.target), bytes), false).await.1;
         match allocated {
             // Filesystems that cannot allocate ahead can still be made to by writing.
             Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => self.zero_fill(bytes).await,
@@ -115,7 +113,7 @@ impl File for RealFile {
         if from >= to {
             return Ok(());
         }
-        match self.run(Operation::release(Rc::clone(&self.target), from, to - from)).await.1 {
+        match self.run(Operation::release(Rc::clone(&self.target), from, to - from), false).await.1 {
             Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => Ok(()),
             released => released,
         }

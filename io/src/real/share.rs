@@ -2,8 +2,9 @@
 //!
 //! Without requests they get all of it, in slices. With requests a slice is shorter, and after it the background
 //! pauses until it has had no more than its share: a request waits for one short slice at most, and the rest of the core
-//! is its own. An operation of theirs on the device counts with the time it takes, so that on a slow device they use less of
-//! it, whatever its rate is. Work that has fallen behind asks for a larger share.
+//! is its own. A request that waits until a write is durable is still worked on, however long that takes: the kernel needs a
+//! core to complete it, often this one. An operation of the background counts with the time it takes, so that on a slow
+//! device it uses less of it, whatever its rate is. Work that has fallen behind asks for a larger share.
 
 use std::cell::Cell;
 use std::time::{Duration, Instant};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 const SLICE_ALONE: Duration = Duration::from_micros(500);
 /// The same while requests come in.
 const SLICE_CONTENDED: Duration = Duration::from_micros(100);
-/// Requests are over when none has been worked on for this long.
+/// Requests are over when none has been worked on, and none has waited to become durable, for this long.
 const LULL: Duration = Duration::from_micros(400);
 const PERCENT_DEFAULT: u32 = 20;
 /// The longest pause for one operation: a device that stalls once does not stop the background.
@@ -23,6 +24,8 @@ const IO_PAUSE_MAX: Duration = Duration::from_millis(50);
 pub(super) struct Share {
     percent: Cell<u32>,
     requests_until: Cell<Option<Instant>>,
+    /// Writes that are becoming durable, and that a request may wait for.
+    awaited: Cell<usize>,
     resume_at: Cell<Option<Instant>>,
     /// Whether the task that runs now is one of the background.
     in_background: Cell<bool>,
@@ -33,6 +36,7 @@ impl Share {
         Self {
             percent: Cell::new(PERCENT_DEFAULT),
             requests_until: Cell::new(None),
+            awaited: Cell::new(0),
             resume_at: Cell::new(None),
             in_background: Cell::new(false),
         }
@@ -53,7 +57,7 @@ impl Share {
     }
 
     fn is_contended(&self, now: Instant) -> bool {
-        self.requests_until.get().is_some_and(|until| now < until)
+        self.awaited.get() > 0 || self.requests_until.get().is_some_and(|until| now < until)
     }
 
     /// How long background tasks may run before others are looked at.
@@ -64,6 +68,9 @@ impl Share {
     /// Until when the background pauses, if it does.
     pub(super) fn pause(&self, now: Instant) -> Option<Instant> {
         let resume_at = self.resume_at.get().filter(|resume_at| now < *resume_at)?;
+        if self.awaited.get() > 0 {
+            return Some(resume_at);
+        }
         let requests_until = self.requests_until.get().filter(|until| now < *until)?;
         Some(resume_at.min(requests_until))
     }
@@ -78,17 +85,28 @@ impl Share {
         self.in_background.set(in_background);
     }
 
-    /// Begins an operation on the device. `None` if it is not one of the background.
-    pub(super) fn begin_io(&self) -> Option<Instant> {
-        self.in_background.get().then(Instant::now)
+    /// Begins an operation on the device, which ends when the answer is dropped.
+    pub(super) fn begin_io(&self, durable: bool) -> InFlight<'_> {
+        let kind = match (self.in_background.get(), durable) {
+            (true, _) => Kind::Background(Instant::now()),
+            (false, true) => Kind::Awaited,
+            (false, false) => Kind::Other,
+        };
+        if matches!(kind, Kind::Awaited) {
+            self.awaited.set(self.awaited.get() + 1);
+        }
+        InFlight { share: self, kind }
     }
 
-    /// Ends an operation. Several at once count like the longest of them.
-    pub(super) fn end_io(&self, began: Option<Instant>) {
-        let Some(began) = began else { return };
-        let now = Instant::now();
+    /// Ends an operation of the background. Several at once count like the longest of them.
+    fn end_background_io(&self, now: Instant, began: Instant) {
         let took = now.saturating_duration_since(began).min(IO_PAUSE_MAX);
         self.pause_for(now, self.pause_after(took).min(IO_PAUSE_MAX));
+    }
+
+    fn end_awaited_io(&self, now: Instant) {
+        self.awaited.set(self.awaited.get() - 1);
+        self.note_request(now);
     }
 
     fn pause_after(&self, busy: Duration) -> Duration {
@@ -99,6 +117,29 @@ impl Share {
     fn pause_for(&self, now: Instant, pause: Duration) {
         // None of them means no pause, and is less than any.
         self.resume_at.set(self.resume_at.get().max(now.checked_add(pause)));
+    }
+}
+
+/// An operation on the device that goes on.
+pub(super) struct InFlight<'a> {
+    share: &'a Share,
+    kind: Kind,
+}
+
+enum Kind {
+    /// One of the background, with the time when it began.
+    Background(Instant),
+    Awaited,
+    Other,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        match self.kind {
+            Kind::Background(began) => self.share.end_background_io(Instant::now(), began),
+            Kind::Awaited => self.share.end_awaited_io(Instant::now()),
+            Kind::Other => {}
+        }
     }
 }
 
@@ -131,17 +172,36 @@ mod tests {
     #[test]
     fn what_the_device_does_for_the_background_counts() {
         let (share, now) = (Share::new(), Instant::now());
-        share.end_io(share.begin_io());
+        drop(share.begin_io(true));
         assert_eq!(share.resume_at.get(), None, "nobody of the background has asked");
         share.set_in_background(true);
-        let began = now.checked_sub(Duration::from_millis(8));
-        share.end_io(began);
-        share.note_request(Instant::now());
-        let pause = share.pause(now).unwrap() - now;
-        assert!(pause <= LULL + (Instant::now() - now));
-        assert!(share.resume_at.get().unwrap() >= now + Duration::from_millis(24));
-        share.end_io(now.checked_sub(Duration::from_secs(9)));
-        assert!(share.resume_at.get().unwrap() <= Instant::now() + IO_PAUSE_MAX);
+        drop(share.begin_io(true));
+        assert!(share.resume_at.get().is_some());
+        let ms = Duration::from_millis;
+        share.end_background_io(now + ms(8), now);
+        assert_eq!(share.resume_at.get(), Some(now + ms(8 + 32)));
+        share.note_request(now + ms(8));
+        assert_eq!(share.pause(now + ms(8)), Some(now + ms(8) + LULL));
+        share.end_background_io(now + ms(9000), now);
+        assert_eq!(share.resume_at.get(), Some(now + ms(9000) + IO_PAUSE_MAX));
+    }
+
+    #[test]
+    fn a_request_that_waits_to_become_durable_is_not_over() {
+        let share = Share::new();
+        let (commit, another) = (share.begin_io(true), share.begin_io(true));
+        let later = Instant::now() + LULL * 10;
+        assert_eq!(share.slice(later), SLICE_CONTENDED);
+        share.charge(later, SLICE_CONTENDED);
+        assert_eq!(share.pause(later), Some(later + SLICE_CONTENDED * 4));
+        drop(commit);
+        assert_eq!(share.slice(later), SLICE_CONTENDED, "one of two still waits");
+        drop(another);
+        assert_eq!(share.slice(later), SLICE_ALONE);
+        assert_eq!(share.pause(later), None);
+        assert_eq!(share.slice(Instant::now()), SLICE_CONTENDED, "the next request may follow from the last");
+        let _read = share.begin_io(false);
+        assert_eq!(share.slice(later), SLICE_ALONE);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::env::RealEnv;
 use super::file_thread::FileThread;
 use super::lock::Lock;
 use super::pump::{self, Plan};
-use super::sys::Affinity;
+use super::sys::{self, Affinity};
 use crate::env::Running;
 use crate::error::{Error, Result};
 use crate::reply::reply;
@@ -51,6 +51,9 @@ where
     let (finished, running) = reply();
     let name: String = plan.ring.host.chars().filter(|character| *character != '\0').collect();
     let thread = std::thread::Builder::new().name(name).spawn(move || {
+        if let Err(errno) = sys::ask_for_prompt_turns() {
+            tracing::debug!(errno, "a host waits as long for its core as any thread");
+        }
         let report = move |result| drop(started.send(result));
         let drained = match executor(&cores) {
             Ok(executor) => {

@@ -4,9 +4,13 @@ use std::ffi::{CStr, CString};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Duration;
 
 use crate::env::Space;
 
+/// How long a turn is that a thread asks for which must not be kept waiting. No longer than a slice of the background without
+/// requests: then a thread has had its turn about when it looks around anyway.
+const PROMPT_TURN: Duration = Duration::from_micros(500);
 /// How nice a thread is that gives way: others get about ten times its time.
 const GIVING_WAY: libc::c_int = 10;
 
@@ -233,10 +237,46 @@ impl Drop for DirStream {
     }
 }
 
-/// Makes the calling thread give way to others.
+/// Asks the scheduler for short turns for the calling thread. From Linux 6.12 on a thread with shorter turns than the running
+/// one gets the core as soon as it is woken and has not had more than its share; before, the kernel takes no notice.
+///
+/// Source: the kernel's `Documentation/scheduler/sched-eevdf.rst`, and `sched_setattr(2)`.
+pub(super) fn ask_for_prompt_turns() -> Result<(), i32> {
+    set_turns(PROMPT_TURN)
+}
+
+/// Makes the calling thread give way to others, and undoes [`ask_for_prompt_turns`] if its maker has asked for that.
 pub(super) fn give_way() -> Result<(), i32> {
+    set_turns(Duration::ZERO)?;
     // SAFETY: no memory is passed; on Linux, 0 is the calling thread and no other.
     check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVING_WAY) }).map(drop)
+}
+
+/// Sets how long the turns of the calling thread are; zero is what the kernel thinks best. A thread that has been given a
+/// policy of its own keeps it as it is.
+fn set_turns(turn: Duration) -> Result<(), i32> {
+    let mut attr = scheduling()?;
+    if i32::try_from(attr.sched_policy) != Ok(libc::SCHED_OTHER) {
+        return Ok(());
+    }
+    attr.sched_runtime = u64::try_from(turn.as_nanos()).unwrap_or(0);
+    // SAFETY: 0 is the calling thread; the kernel reads the struct, whose first field is its size, and keeps nothing.
+    let set = unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attr, 0) };
+    if set < 0 { Err(last_errno()) } else { Ok(()) }
+}
+
+/// How the calling thread is scheduled.
+fn scheduling() -> Result<libc::sched_attr, i32> {
+    let mut attr = MaybeUninit::<libc::sched_attr>::zeroed();
+    // SAFETY: 0 is the calling thread; the kernel writes at most the size given.
+    let got = unsafe {
+        libc::syscall(libc::SYS_sched_getattr, 0, attr.as_mut_ptr(), size_of::<libc::sched_attr>(), 0)
+    };
+    if got < 0 {
+        return Err(last_errno());
+    }
+    // SAFETY: zeroed above, which is a valid value, and filled by the call.
+    Ok(unsafe { attr.assume_init() })
 }
 
 /// The set of cores that the calling thread may run on.
@@ -271,6 +311,21 @@ impl Affinity {
 mod tests {
     use super::*;
     use std::os::fd::AsFd;
+
+    #[test]
+    fn a_thread_that_gives_way_does_not_keep_the_turns_of_its_maker() {
+        let prompt = u64::try_from(PROMPT_TURN.as_nanos()).unwrap();
+        let maker = std::thread::spawn(move || {
+            ask_for_prompt_turns().unwrap();
+            let asked = scheduling().unwrap();
+            // Kernels before 6.12 know of no turns and tell none.
+            assert!([0, prompt].contains(&asked.sched_runtime), "{}", asked.sched_runtime);
+            std::thread::spawn(|| give_way().and_then(|()| scheduling()).unwrap()).join().unwrap()
+        });
+        let made = maker.join().unwrap();
+        assert_eq!(made.sched_nice, GIVING_WAY);
+        assert_ne!(made.sched_runtime, prompt);
+    }
 
     #[test]
     fn a_directory_lists_what_was_made_in_it() {

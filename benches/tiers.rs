@@ -246,6 +246,54 @@ fn rate(mut work: impl FnMut() -> u64) -> f64 {
     done as f64 / began.elapsed().as_secs_f64()
 }
 
+/// A thread that moves data to and fro for as long as it is told to.
+struct Mover {
+    wanted: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+    /// Whether a move is going on: one that has begun goes on to its end, whatever is wanted.
+    busy: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<u64>,
+}
+
+impl Mover {
+    fn new(engine: Engine) -> Self {
+        let [wanted, stop, busy] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+        let flags = [&wanted, &stop, &busy].map(Arc::clone);
+        let thread = std::thread::spawn(move || {
+            let ([wanted, stop, busy], mut moved) = (flags, 0);
+            while !stop.load(Ordering::Relaxed) {
+                if wanted.load(Ordering::Relaxed) {
+                    busy.store(true, Ordering::Relaxed);
+                    let there = op_engine_io::block_on(engine.move_to_cold(true)).expect("it moves");
+                    let all = (Height(0), Height(u64::MAX));
+                    let back = op_engine_io::block_on(engine.warm_up(all.0, all.1)).expect("it moves back");
+                    moved += there.bytes_before + back.bytes_before;
+                } else {
+                    busy.store(false, Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+            }
+            moved
+        });
+        Self { wanted, stop, busy, thread }
+    }
+
+    /// Begins to move, or waits until nothing moves any more.
+    fn set(&self, moves: bool) {
+        self.wanted.store(moves, Ordering::Relaxed);
+        while self.busy.load(Ordering::Relaxed) != moves {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(300));
+    }
+
+    /// Bytes moved, both ways.
+    fn stop(self) -> u64 {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().expect("the mover ends")
+    }
+}
+
 fn interference(rate_mib: u64) {
     println!("\nHot reads and durable commits while old data moves at up to {rate_mib} MiB/s a shard");
     let scratch = Scratch::new();
@@ -274,32 +322,12 @@ fn interference(rate_mib: u64) {
         engine.blocking().commit(block).expect("a block is committed");
     }
     engine.blocking().compact().expect("everything is merged");
-    let moving = Arc::new(AtomicBool::new(false));
-    let (stop, mover) = (Arc::new(AtomicBool::new(false)), engine.clone());
-    let thread = {
-        let (moving, stop) = (Arc::clone(&moving), Arc::clone(&stop));
-        std::thread::spawn(move || {
-            let mut moved = 0;
-            while !stop.load(Ordering::Relaxed) {
-                if moving.load(Ordering::Relaxed) {
-                    // To and fro, for as long as it is measured.
-                    moved += op_engine_io::block_on(mover.move_to_cold(true))
-                        .map_or(0, |report| report.bytes_before);
-                    moved += op_engine_io::block_on(mover.warm_up(Height(0), Height(u64::MAX)))
-                        .map_or(0, |report| report.bytes_before);
-                } else {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-            }
-            moved
-        })
-    };
+    let mover = Mover::new(engine.clone());
     let keys = |rng: &mut Rng| -> Vec<[u8; 32]> { (0..1000).map(|_| key(rng.below(COINS))).collect() };
     let mut rates: [Vec<f64>; 4] = Default::default();
     for _ in 0..RUNS {
         for is_moving in [false, true] {
-            moving.store(is_moving, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(300));
+            mover.set(is_moving);
             let read = rate(|| {
                 let found = engine.blocking().get_many::<Coins>(&keys(&mut rng)).expect("a read");
                 assert!(found.iter().all(Option::is_some), "every coin is there");
@@ -317,8 +345,7 @@ fn interference(rate_mib: u64) {
             rates[2 + usize::from(is_moving)].push(committed);
         }
     }
-    stop.store(true, Ordering::Relaxed);
-    let moved = thread.join().expect("the mover ends");
+    let moved = mover.stop();
     let [read, read_moving, committed, committed_moving] = rates.map(median);
     println!("moved to and fro meanwhile: {:.0} MiB", moved as f64 / (1 << 20) as f64);
     for (what, alone, moving) in [

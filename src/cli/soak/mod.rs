@@ -39,6 +39,8 @@ const SETTLING_MAX: Duration = Duration::from_secs(600);
 const COUNTED_READS: u64 = 50_000;
 /// How long each rate is measured.
 const RATE_TIME: Duration = Duration::from_secs(8);
+/// The same for commits of whole blocks, of which fewer are made.
+const BLOCK_RATE_TIME: Duration = Duration::from_secs(20);
 /// Blocks, in hundredths of all, that are added before everything is merged at full speed.
 const MORE_BLOCKS_PERCENT: u64 = 10;
 /// Page cache of a store whose reads shall all reach the device.
@@ -213,16 +215,17 @@ impl Soak<'_> {
         self.commit_blocks(&engine, blocks, "filling more", Duration::from_secs(self.args.minutes * 60))?;
         engine.close_blocking()?;
         let engine = Engine::open_blocking(self.config())?;
-        self.settle(&engine)?;
         let bar = spinner("reading and committing, undisturbed");
-        let for_a_while = || {
-            let end = Instant::now() + RATE_TIME;
+        let for_a_while = |time: Duration| {
+            let end = Instant::now() + time;
             move || Instant::now() < end
         };
-        let reads_quiet = reads::rate_until(&engine, &self.load, 40, for_a_while())?;
-        let commits_quiet = self.commit_small(&engine, for_a_while())?;
+        let blocks_quiet = self.commit_each(&engine, 100, for_a_while(BLOCK_RATE_TIME))?;
+        self.settle(&engine)?;
+        let reads_quiet = reads::rate_until(&engine, &self.load, 40, for_a_while(RATE_TIME))?;
+        let small_quiet = self.commit_each(&engine, SMALL_PERCENT, for_a_while(RATE_TIME))?;
         bar.set_message("reading and committing while everything is merged");
-        let (reads_busy, commits_busy) = std::thread::scope(|scope| {
+        let (reads_busy, small_busy, blocks_busy) = std::thread::scope(|scope| {
             let merging = scope.spawn(|| engine.blocking().compact());
             // Only what was measured while merges went on counts.
             let goes_on = |end: Instant| {
@@ -230,7 +233,8 @@ impl Soak<'_> {
                 move || !merging.is_finished() && Instant::now() < end
             };
             let reads = reads::rate_until(&engine, &self.load, 41, goes_on(Instant::now() + RATE_TIME))?;
-            let commits = self.commit_small(&engine, goes_on(Instant::now() + RATE_TIME))?;
+            let small = self.commit_each(&engine, SMALL_PERCENT, goes_on(Instant::now() + RATE_TIME))?;
+            let blocks = self.commit_each(&engine, 100, goes_on(Instant::now() + BLOCK_RATE_TIME))?;
             let were_merging = !merging.is_finished();
             match merging.join() {
                 Ok(merged) => merged?,
@@ -239,32 +243,42 @@ impl Soak<'_> {
             if !were_merging {
                 tell("note: merges ended before the measurement did; a larger --size measures longer");
             }
-            Ok((reads, commits))
+            Ok((reads, small, blocks))
         })?;
         bar.finish_and_clear();
         self.marks.note("point reads each second, undisturbed", format!("{reads_quiet:.0}"));
         let lost = (1.0 - reads_busy / reads_quiet) * 100.0;
         self.marks.at_most("of which are lost while everything is merged, percent", lost, 30.0);
-        let quiet = commits_quiet.summary().unwrap_or_default();
-        let busy = commits_busy.summary().unwrap_or_default();
-        let millis = |micros: f64| format!("{:.2} ms", micros / 1e3);
-        self.marks.note("small durable commit, undisturbed: median, 99.9 %", {
-            format!("{}, {}", millis(quiet.p50), millis(quiet.p999))
-        });
-        self.marks.note("the same while everything is merged", {
-            format!("{}, {}", millis(busy.p50), millis(busy.p999))
-        });
-        let stretch = busy.p999 / busy.p50.max(f64::MIN_POSITIVE);
-        self.marks.at_most("99.9 % of commits while merging, in medians", stretch, 5.0);
+        self.tell_commits("durable commits of whole blocks", &blocks_quiet, &blocks_busy);
+        self.tell_commits("durable commits of small ones", &small_quiet, &small_busy);
         Ok(engine.close_blocking()?)
     }
 
-    /// Commits small blocks one after the other, each durable.
-    fn commit_small(&mut self, engine: &Engine, mut goes_on: impl FnMut() -> bool) -> Outcome<Latencies> {
+    fn tell_commits(&mut self, what: &str, quiet: &Latencies, busy: &Latencies) {
+        let show = |latencies: &Latencies| {
+            let found = latencies.summary().unwrap_or_default();
+            format!("{:.2} ms, {:.2} ms", found.p50 / 1e3, found.p999 / 1e3)
+        };
+        self.marks.note(&format!("{what}, undisturbed: median, 99.9 %"), show(quiet));
+        self.marks.note("the same while everything is merged", show(busy));
+        let stretch = "of which the second is so many of the first";
+        match busy.summary() {
+            None => self.marks.note(stretch, "not measured: the merges had ended".to_owned()),
+            Some(busy) => self.marks.at_most(stretch, busy.p999 / busy.p50.max(f64::MIN_POSITIVE), 5.0),
+        }
+    }
+
+    /// Commits blocks one after the other, each durable; `percent` is their size beside that of a whole one.
+    fn commit_each(
+        &mut self,
+        engine: &Engine,
+        percent: u64,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Outcome<Latencies> {
         let latencies = Latencies::new();
         let mut latencies = latencies.ok_or_else(|| Failure::Other("no histogram can be made".to_owned()))?;
         while goes_on() {
-            let block = self.load.next_block(SMALL_PERCENT);
+            let block = self.load.next_block(percent);
             let began = Instant::now();
             engine.blocking().commit(block)?;
             latencies.add(began.elapsed());

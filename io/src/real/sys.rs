@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::env::Space;
 
-/// How long a turn is that a thread asks for which must not be kept waiting. No longer than a slice of the background without
-/// requests: then a thread has had its turn about when it looks around anyway.
+/// How long a turn is that a thread asks for which must not be kept waiting: as long as the longest slice of the background,
+/// after which it offers its core anyway.
 const PROMPT_TURN: Duration = Duration::from_micros(500);
 /// How nice a thread is that gives way: others get about ten times its time.
 const GIVING_WAY: libc::c_int = 10;
@@ -247,9 +247,11 @@ pub(super) fn ask_for_prompt_turns() -> Result<(), i32> {
 
 /// Makes the calling thread give way to others, and undoes [`ask_for_prompt_turns`] if its maker has asked for that.
 pub(super) fn give_way() -> Result<(), i32> {
-    set_turns(Duration::ZERO)?;
+    let turns = set_turns(Duration::ZERO);
     // SAFETY: no memory is passed; on Linux, 0 is the calling thread and no other.
-    check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVING_WAY) }).map(drop)
+    let niceness = check(unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVING_WAY) });
+    // Where a sandbox refuses one of the calls, the other still counts.
+    niceness.map(drop).and(turns)
 }
 
 /// Sets how long the turns of the calling thread are; zero is what the kernel thinks best. A thread that has been given a

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use op_engine::{Durability, Engine, Error};
 use op_engine_io::sim::{Faults, SimDisk};
 use op_engine_io::{Env, FileKind};
@@ -70,6 +71,41 @@ fn a_wal_that_is_behind_holds_commits_back() {
     setup.settings.wal_queue_bytes_max = 4 << 10;
     setup.settings.wal_gather_bytes = 64 << 10;
     check(&setup, StallReason::WalQueueFull);
+}
+
+/// A request once set a memtable aside at every turn of the flush loop until it found nothing to flush, which never came to
+/// pass while blocks did: a memtable for every few blocks, and commits that waited for each of them.
+#[test]
+fn a_flush_that_is_asked_for_ends_although_commits_go_on() {
+    let mut setup = Setup::small(2);
+    setup.settings.memtable_bytes_max = 1 << 20;
+    setup.settings.wal_file_bytes = 1 << 20;
+    let script = script(300, 0);
+    let machine = Machine::new(setup.options(5), SimDisk::new());
+    let flushes = machine.finish(async {
+        let engine = setup.open(&machine.0, false).await?;
+        let flushes = async |engine: &Engine| {
+            let shards = engine.stats().await?.shards;
+            Ok::<_, Error>(shards.iter().map(|shard| shard.flushes).collect::<Vec<_>>())
+        };
+        let mut flushing = None;
+        for (done, op) in script.ops.iter().enumerate() {
+            engine.commit(block_of(op).unwrap()).await?;
+            if done == 20 {
+                assert_eq!(flushes(&engine).await?, [0, 0]);
+                flushing = Some(Box::pin(engine.flush()));
+            }
+            if let Some(flush) = &mut flushing
+                && let Some(done) = flush.now_or_never()
+            {
+                done?;
+                flushing = None;
+            }
+        }
+        assert!(flushing.is_none(), "it has ended");
+        Ok(flushes(&engine).await?)
+    });
+    assert_eq!(flushes.unwrap(), [1, 1]);
 }
 
 #[test]

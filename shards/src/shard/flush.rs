@@ -47,15 +47,10 @@ impl<E: Env> Shard<E> {
             if self.closing.get() || self.failure().is_some() {
                 return;
             }
-            if self.flush_wanted.get() {
-                self.state.borrow_mut().freeze();
-            }
+            self.freeze_as_wanted();
             let next = self.state.borrow().frozen.front().cloned();
             let done = match next {
-                None => {
-                    self.flush_wanted.set(false);
-                    self.tend_wal().await
-                }
+                None => self.tend_wal().await,
                 Some(frozen) if self.state.borrow().progress.cut < frozen.through => {
                     let wanted = Event::CutWanted(self.identity.shard, frozen.through);
                     if self.events.send(wanted).await.is_err() {
@@ -85,6 +80,16 @@ impl<E: Env> Shard<E> {
         }
     }
 
+    /// Sets the active memtable aside if it holds commits that somebody wants flushed. Those that come later stay where
+    /// they are: a memtable for every few of them would keep flushes and merges busy for as long as commits come. It waits
+    /// for the memtable in hand, so that a request takes no room from commits.
+    fn freeze_as_wanted(&self) {
+        let mut state = self.state.borrow_mut();
+        if state.frozen.is_empty() && state.flushed < self.flush_wanted.get() {
+            state.freeze();
+        }
+    }
+
     /// Freezes a memtable that has held something for too long.
     async fn watch_age(self: Rc<Self>) {
         let age_max = self.config.memtable_age_max;
@@ -109,7 +114,7 @@ impl<E: Env> Shard<E> {
         let through = self.state.borrow().applied;
         let put_off = self.shortage.flushes_put_off();
         self.want_retry();
-        self.flush_wanted.set(true);
+        self.flush_wanted.set(through);
         self.work.raise();
         loop {
             let mark = self.flushed.mark();

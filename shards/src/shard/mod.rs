@@ -126,8 +126,8 @@ struct Shard<E: Env> {
     /// Raised when the set of segments has changed, or merges are put off.
     segments_changed: Signal,
     closing: Cell<bool>,
-    /// Somebody wants everything flushed, not only what is full or old.
-    flush_wanted: Cell<bool>,
+    /// Somebody wants everything up to this commit flushed, not only what is full or old.
+    flush_wanted: Cell<Seq>,
     /// Somebody wants everything final merged into the bottom runs, whatever that costs.
     compaction_wanted: Cell<bool>,
     pressure: Pressure,

@@ -16,7 +16,7 @@ use crate::catalog::{Catalog, ColdMark};
 use crate::cold_mark;
 use crate::config::ShardConfig;
 use crate::error::{Error, Result};
-use crate::ids::{CollectionId, Term};
+use crate::ids::{CollectionId, Seq, Term};
 use crate::log::{Frame, Identity};
 use crate::manifest::{self, Manifest, ManifestConfig, ManifestState, RecoveredManifest};
 use crate::message::{Event, GoOn, RecoveryReport, StartTerm};
@@ -181,7 +181,7 @@ impl<E: Env> Recovery<E> {
             flushed: Signal::default(),
             segments_changed: Signal::default(),
             closing: Cell::new(false),
-            flush_wanted: Cell::new(false),
+            flush_wanted: Cell::new(Seq::ZERO),
             compaction_wanted: Cell::new(false),
             pressure: Pressure::default(),
             shortage: Shortage::default(),

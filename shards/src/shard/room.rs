@@ -218,7 +218,7 @@ impl<E: Env> Shard<E> {
     pub(super) fn make_room(&self) {
         let Some(writer) = &self.writer else { return };
         if writer.wal.stats().files > 1 {
-            self.flush_wanted.set(true);
+            self.flush_wanted.set(self.state.borrow().applied);
         }
         self.shortage.trim_wanted.set(true);
         self.shortage.retry.raise();

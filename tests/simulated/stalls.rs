@@ -57,6 +57,38 @@ fn flushes_that_are_behind_hold_commits_back() {
     check(&setup, StallReason::MemtablesFull);
 }
 
+/// Commits used to fill a memtable at their own speed and then to wait for what was left of the flush before it, at once.
+#[test]
+fn flushes_that_are_behind_hold_each_commit_back_a_little() {
+    let mut setup = Setup { durability: Durability::deferred(), ..Setup::small(1) };
+    setup.settings.memtable_bytes_max = 128 << 10;
+    setup.settings.wal_file_bytes = 256 << 10;
+    setup.settings.wal_queue_bytes_max = 1 << 20;
+    setup.settings.segment_write_bytes = 4 << 10;
+    setup.settings.segment_bytes_max = 1 << 20;
+    let script = script(1500, 0);
+    let machine = Machine::new(setup.options(5), SimDisk::new());
+    let world = &machine.0;
+    let (times, flushes) = machine
+        .finish(async {
+            let engine = setup.open(world, false).await?;
+            let mut times = Vec::new();
+            for op in &script.ops {
+                let began = world.now();
+                engine.commit(block_of(op).unwrap()).await?;
+                times.push(world.now() - began);
+            }
+            let flushes: u64 = engine.stats().await?.shards.iter().map(|shard| shard.flushes).sum();
+            engine.close().await?;
+            Ok((times, flushes))
+        })
+        .unwrap();
+    assert!(flushes > 4, "{flushes}");
+    let each_flush = times.iter().sum::<Duration>() / u32::try_from(flushes).unwrap();
+    let longest = times.iter().max().unwrap();
+    assert!(*longest < each_flush / 2, "{longest:?}, with a flush every {each_flush:?}");
+}
+
 #[test]
 fn merges_that_are_behind_hold_commits_back() {
     let mut setup = Setup { pipeline: 8, durability: Durability::deferred(), ..Setup::small(2) };

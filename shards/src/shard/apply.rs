@@ -147,6 +147,8 @@ impl<E: Env> Shard<E> {
                     && !shard.shortage.holds_flushes()
             };
             self.wait_while(StallReason::MemtablesFull, &self.flushed, full).await;
+            let ahead = Self::is_ahead_of_flush;
+            self.wait_while(StallReason::MemtablesFull, &self.pressure.flush_moved, ahead).await;
             let behind = Self::is_held_up_by_merges;
             self.wait_while(StallReason::MergesBehind, &self.segments_changed, behind).await;
             self.slow_down(part.payload.len()).await;
@@ -156,6 +158,16 @@ impl<E: Env> Shard<E> {
             self.want_sync();
             self.wait_while(StallReason::WalQueueFull, &self.log.shrunk, queued).await;
         }
+    }
+
+    /// Whether commits fill the last memtable that there is room for faster than the first is flushed.
+    fn is_ahead_of_flush(&self) -> bool {
+        let state = self.state.borrow();
+        let is_last = state.frozen.len() == self.config.memtables_frozen_max;
+        is_last
+            && !state.frozen.is_empty()
+            && !self.shortage.holds_flushes()
+            && self.pressure.is_ahead_of_flush(state.active.borrow().bytes(), self.config.memtable_bytes_max)
     }
 
     /// Whether merges that are under way are so far behind that commits wait for them.
@@ -179,16 +191,12 @@ impl<E: Env> Shard<E> {
         self.stats.borrow_mut().stalls.add(reason, waited);
     }
 
-    /// Delays a commit of `bytes` in proportion to how far flushes or merges are behind. It is looked again and again:
-    /// a delay that outlasts the flush helps nobody.
+    /// Delays a commit of `bytes` in proportion to how far merges, or flushes that wait for space, are behind. It is looked
+    /// again and again: a delay that outlasts the merge helps nobody.
     async fn slow_down(&self, bytes: usize) {
         let full_disk = self.shortage.holds_flushes();
         let (flushes, merges) = self.levels();
-        let reason = match () {
-            () if merges > flushes => StallReason::MergesBehind,
-            () if full_disk => StallReason::OutOfSpace,
-            () => StallReason::MemtablesFull,
-        };
+        let reason = if merges > flushes { StallReason::MergesBehind } else { StallReason::OutOfSpace };
         let level = flushes.max(merges);
         let delay = self.pressure.delay(bytes, level, full_disk);
         if delay.is_zero() {
@@ -208,12 +216,12 @@ impl<E: Env> Shard<E> {
         self.stats.borrow_mut().stalls.add(reason, elapsed);
     }
 
-    /// How far flushes and merges are behind.
+    /// How far flushes that wait for space, and merges, are behind.
     fn levels(&self) -> (u64, u64) {
         let (soft, hard) = memtable_marks(self.config.memtable_bytes_max, self.config.memtables_frozen_max);
-        let waiting = to_u64(self.state.borrow().memtable_bytes());
-        let amount = waiting.saturating_sub(self.pressure.flushed_bytes());
+        let amount = to_u64(self.state.borrow().memtable_bytes());
+        let flushes = if self.shortage.holds_flushes() { Debt { amount, soft, hard }.level() } else { 0 };
         let merges = if self.shortage.is_merging() { self.merge_debt().level() } else { 0 };
-        (Debt { amount, soft, hard }.level(), merges)
+        (flushes, merges)
     }
 }

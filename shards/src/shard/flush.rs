@@ -75,9 +75,15 @@ impl<E: Env> Shard<E> {
             if let Err(error) = done {
                 return self.fail(error).await;
             }
-            self.flushed.raise();
+            self.raise_flushed();
             self.work.raised_since(mark).await;
         }
+    }
+
+    /// Wakes whoever waits for flushes.
+    pub(super) fn raise_flushed(&self) {
+        self.flushed.raise();
+        self.pressure.flush_moved.raise();
     }
 
     /// Sets the active memtable aside if it holds commits that somebody wants flushed. Those that come later stay where

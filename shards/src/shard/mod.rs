@@ -194,7 +194,7 @@ impl<E: Env> Shard<E> {
         }
         drop(state);
         // Whoever waits for progress looks at the failure.
-        let progress = [&self.flushed, &self.segments_changed, &self.log.shrunk];
+        let progress = [&self.flushed, &self.pressure.flush_moved, &self.segments_changed, &self.log.shrunk];
         let work = [&self.log.grown, &self.parts_grown, &self.work];
         progress.into_iter().chain(work).for_each(Signal::raise);
         news

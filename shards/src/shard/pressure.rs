@@ -1,14 +1,21 @@
 //! How far flushes and merges are behind, and how much a commit is slowed down for it.
 //!
-//! Behind a soft mark a commit is delayed in proportion to its bytes. At the mark the delay is nothing, at the hard limit
-//! twice the time that a flush takes for as many bytes: somewhere between, commits come as fast as flushes go, and the
-//! limit, where they would have to wait, is not reached. As long as flushes keep up, what waits for them is no more than
-//! one memtable, which lies below the mark.
+//! When a memtable is full and there is no room for one more, commits would wait until a flush has ended, and it makes no
+//! difference to a flush when they do. So while the last memtable that there is room for fills, it may be no fuller than the
+//! flush of the first has got on: commits come as fast as flushes go, each held back a little. Flushes that keep up hold
+//! nothing back.
+//!
+//! Merges, and flushes that wait for space, have no progress that is worth waiting for commit by commit. Behind a soft mark
+//! a commit is delayed in proportion to its bytes. At the mark the delay is nothing, at the hard limit twice the time that a
+//! flush takes for as many bytes: somewhere between, commits come as fast as merges go, and the limit, where they would have
+//! to wait, is not reached.
 
 use std::cell::Cell;
 use std::time::Duration;
 
 use op_engine_io::num::to_u64;
+
+use crate::signal::Signal;
 
 /// A level is a fraction of this.
 pub(super) const LEVEL_MAX: u64 = 1024;
@@ -16,6 +23,11 @@ pub(super) const LEVEL_MAX: u64 = 1024;
 const RATE_FIRST: u64 = 64 << 20;
 /// No flush is taken to be slower, so that a single slow one does not stop commits.
 const RATE_MIN: u64 = 1 << 20;
+/// So much of a memtable, as a level, fills whether its predecessor's flush gets on or not.
+const FILL_UNPACED: u64 = LEVEL_MAX / 8;
+/// When so much is full, the entries of the flush must be written. The rest is for what it does after them: filters,
+/// indexes, and making all of it durable.
+const FILL_WRITTEN: u64 = LEVEL_MAX - LEVEL_MAX / 8;
 /// Delays below this are saved up: timers are not as fine.
 const DELAY_MIN: Duration = Duration::from_millis(1);
 /// A commit is not delayed for longer: the hard limit is there for what this does not hold back.
@@ -61,6 +73,8 @@ struct Flush {
 #[derive(Debug, Default)]
 pub(super) struct Pressure {
     flush: Cell<Option<Flush>>,
+    /// Raised when the flush has got on, or commits need not wait for it any more.
+    pub(super) flush_moved: Signal,
     /// Bytes of memtables that a flush gets through in a second.
     rate: Cell<Option<u64>>,
     /// Bytes of commits, and by how much memtables grew.
@@ -81,7 +95,19 @@ impl Pressure {
         if let Some(flush) = self.flush.get() {
             let entries_done = flush.entries_done + to_u64(entries);
             self.flush.set(Some(Flush { entries_done, ..flush }));
+            self.flush_moved.raise();
         }
+    }
+
+    /// Whether a memtable that holds so many bytes, the last that there is room for, fills faster than the first is flushed.
+    pub(super) fn is_ahead_of_flush(&self, bytes: usize, memtable_bytes_max: usize) -> bool {
+        let flushed = self.flush.get().map_or(0, |flush| {
+            (flush.entries_done.min(flush.entries) * LEVEL_MAX)
+                .checked_div(flush.entries)
+                .unwrap_or(LEVEL_MAX)
+        });
+        let fill = Debt { amount: to_u64(bytes), soft: 0, hard: to_u64(memtable_bytes_max) }.level();
+        Debt { amount: fill, soft: FILL_UNPACED, hard: FILL_WRITTEN }.level() > flushed
     }
 
     /// The flush has ended. Its speed counts if it was done, and not so small that it says little.
@@ -247,9 +273,85 @@ mod tests {
         assert_eq!(pressure.flushed_bytes(), 0);
     }
 
-    /// Commits and flushes as two flows of so many bytes a microsecond, in commits of a MiB and memtables of 64. Gives
+    #[test]
+    fn a_memtable_may_be_as_full_as_the_one_before_is_flushed() {
+        let pressure = Pressure::default();
+        pressure.begin_flush(Duration::ZERO, 64 * MIB, 1000);
+        let fullest = |pressure: &Pressure| {
+            (0..=640).rev().find(|tenth| !pressure.is_ahead_of_flush(tenth * MIB / 10, 64 * MIB)).unwrap()
+        };
+        assert_eq!(fullest(&pressure), 80, "an eighth fills at once");
+        pressure.advance_flush(500);
+        assert_eq!(fullest(&pressure), 320);
+        pressure.advance_flush(499);
+        assert!(fullest(&pressure) < 560);
+        pressure.advance_flush(1);
+        assert_eq!(fullest(&pressure), 640, "the last eighth is for the end of the flush");
+        pressure.end_flush(Duration::ZERO, true, 64 * MIB);
+        assert_eq!(fullest(&pressure), 80);
+        pressure.begin_flush(Duration::ZERO, 100, 0);
+        assert_eq!(fullest(&pressure), 640, "nothing to be written is written");
+    }
+
+    /// Commits of a MiB, which take `commit_micros`, and flushes of memtables of 64, of which the end takes an eighth of
+    /// `flush_micros`, with room for two memtables. Gives the mean time of a commit and the longest.
+    fn settle(commit_micros: u64, flush_micros: u64) -> (u64, u64) {
+        const MEMTABLE: usize = 64;
+        let pressure = Pressure::default();
+        let (mut now, mut active, mut flush_began) = (0, 0, None);
+        let (mut measured, mut longest) = (0, 0);
+        for commit in 0..4000 {
+            let began = now;
+            loop {
+                let done =
+                    flush_began.map_or(0, |began| (now - began) * 1000 / (flush_micros * 7 / 8)).min(1000);
+                if let Some(flush) = pressure.flush.get() {
+                    pressure.advance_flush(usize::try_from(done - flush.entries_done).unwrap());
+                }
+                if flush_began.is_some_and(|began| now >= began + flush_micros) {
+                    pressure.end_flush(Duration::from_micros(now), true, MEMTABLE * MIB);
+                    flush_began = None;
+                }
+                if active >= MEMTABLE && flush_began.is_none() {
+                    pressure.begin_flush(Duration::from_micros(now), MEMTABLE * MIB, 1000);
+                    (active, flush_began) = (0, Some(now));
+                }
+                let waits = flush_began.is_some()
+                    && (active >= MEMTABLE || pressure.is_ahead_of_flush(active * MIB, MEMTABLE * MIB));
+                if !waits {
+                    break;
+                }
+                now += 10;
+            }
+            now += commit_micros;
+            active += 1;
+            if commit >= 2000 {
+                measured += now - began;
+                longest = longest.max(now - began);
+            }
+        }
+        (measured / 2000, longest)
+    }
+
+    #[test]
+    fn commits_settle_at_the_speed_of_flushes_and_are_not_slowed_when_those_keep_up() {
+        for flush_micros in [100_000, 400_000, 620_000] {
+            assert_eq!(settle(10_000, flush_micros), (10_000, 10_000));
+        }
+        for (commit_micros, flush_micros) in [(10_000, 700_000), (10_000, 1_300_000), (1_000, 1_300_000)] {
+            let (mean, longest) = settle(commit_micros, flush_micros);
+            let as_flushed = flush_micros / 64;
+            assert!((as_flushed * 99 / 100..=as_flushed * 11 / 10).contains(&mean), "{mean} of {as_flushed}");
+            // The end of a flush has no progress of its own: commits that are done before it wait for the rest of it.
+            let end_left = (flush_micros / 8).saturating_sub(8 * commit_micros);
+            let most = commit_micros + end_left.max(2 * as_flushed);
+            assert!(longest <= most, "{longest} of {most}");
+        }
+    }
+
+    /// Commits and what gets through them as two flows of so many bytes a microsecond, in commits of a MiB, with delays alone. Gives
     /// the commits' bytes in a millisecond once they have settled, and the highest backlog in MiB.
-    fn settle(ingest: u64, flush: u64) -> (u64, u64) {
+    fn settle_by_delays(ingest: u64, flush: u64) -> (u64, u64) {
         let mib = to_u64(MIB);
         let memtable = 64 * mib;
         let (soft, hard) = memtable_marks(64 * MIB, 1);
@@ -279,14 +381,14 @@ mod tests {
     }
 
     #[test]
-    fn commits_settle_at_the_speed_of_flushes_and_are_not_slowed_when_those_keep_up() {
+    fn delays_bring_commits_to_the_speed_of_what_they_wait_for() {
         for (ingest, flush) in [(100, 110), (100, 400)] {
-            let (rate, highest) = settle(ingest, flush);
+            let (rate, highest) = settle_by_delays(ingest, flush);
             assert!(rate >= ingest * 999, "{rate} of {ingest}");
             assert!(highest < 80);
         }
         for (ingest, flush) in [(100, 50), (400, 40), (2000, 50)] {
-            let (rate, highest) = settle(ingest, flush);
+            let (rate, highest) = settle_by_delays(ingest, flush);
             assert!((flush * 900..=flush * 1020).contains(&rate), "{rate} of {flush}");
             assert!(highest < 128, "the limit is not reached: {highest}");
         }

@@ -304,7 +304,7 @@ impl<E: Env> Shard<E> {
         if self.shortage.flush.take().is_some() {
             tracing::info!(shard = %self.identity.shard, "there is space again: flushes go on");
         }
-        self.flushed.raise();
+        self.raise_flushed();
         self.tell_need().await;
     }
 
@@ -316,7 +316,7 @@ impl<E: Env> Shard<E> {
         *self.shortage.flush.borrow_mut() = Some(error);
         self.shortage.attempts.set(self.shortage.attempts.get() + 1);
         self.shortage.flushes_put_off.set(self.shortage.flushes_put_off.get() + 1);
-        self.flushed.raise();
+        self.raise_flushed();
         self.tell_need().await;
         self.writer().wal.trim().await?;
         let wanted = to_u64(frozen.memtable.borrow().bytes());

@@ -9,7 +9,8 @@
 //! written once by its flush, once for each size above, and by descents about as often as that part goes into the whole.
 //!
 //! Those of an `AppendOnly` collection, whose keys are written once, are merged with their neighbours only, up to a
-//! size: what is written in order of height stays in order of height.
+//! size: what is written in order of height stays in order of height. A byte is so written by its flush and by two merges, and
+//! one in ten by a single merge, of small runs together with large ones.
 
 use std::ops::Range;
 
@@ -72,7 +73,10 @@ impl Policy {
                 Layout::Mutable => config.merge_fan_in.max(2),
                 Layout::AppendOnly => (config.merge_fan_in + config.merge_fan_in / 4).max(2),
             },
-            inputs_max: config.merge_inputs_max.max(2),
+            inputs_max: match layout {
+                Layout::Mutable => config.merge_inputs_max.max(2),
+                Layout::AppendOnly => (config.merge_inputs_max + config.merge_inputs_max / 4).max(2),
+            },
             append_run_bytes_max: config.append_run_bytes_max,
             young_runs_max: config.young_runs_max.max(1),
             bottom_ratio_percent: config.bottom_ratio_percent,
@@ -122,18 +126,31 @@ impl Policy {
         let mut distinct = classes.clone();
         distinct.sort_unstable();
         distinct.dedup();
-        let group = distinct.into_iter().find_map(|class| self.crowd_of(&classes, class));
-        let group = group.or_else(|| self.cheapest(clusters))?;
+        let group = distinct.iter().find_map(|class| self.crowd_of(&classes, *class, self.fan_in));
+        let group = match (self.layout, group) {
+            (Layout::AppendOnly, Some(group)) => self.with_larger(&classes, &distinct, group),
+            (_, group) => group.or_else(|| self.cheapest(clusters))?,
+        };
         let group = clusters.get(group.start..group.end.min(group.start + self.inputs_max))?;
         Some(group.first()?.runs.start..group.last()?.runs.end)
     }
 
+    /// A crowd together with larger neighbours, if these are one run short of a crowd: what is merged with them is not
+    /// made one of them first. It would make the crowd full, and be written twice.
+    fn with_larger(&self, classes: &[u32], distinct: &[u32], group: Range<usize>) -> Range<usize> {
+        let covering = |class: &u32| {
+            let crowd = self.crowd_of(classes, *class, self.fan_in.saturating_sub(1).max(2))?;
+            (crowd.start <= group.start && group.end <= crowd.end).then_some(crowd)
+        };
+        distinct.iter().rev().find_map(covering).unwrap_or(group)
+    }
+
     /// The first neighbours of at most this class, enough of which are exactly of this class.
-    fn crowd_of(&self, classes: &[u32], class: u32) -> Option<Range<usize>> {
+    fn crowd_of(&self, classes: &[u32], class: u32, enough: usize) -> Option<Range<usize>> {
         let mut start = 0;
         for neighbours in classes.split(|other| *other > class) {
             let end = start + neighbours.len();
-            if neighbours.iter().filter(|other| **other == class).count() >= self.fan_in {
+            if neighbours.iter().filter(|other| **other == class).count() >= enough {
                 return Some(start..end);
             }
             start = end + 1;
@@ -287,6 +304,46 @@ mod tests {
             append.pick(&runs(1, &[1 << 20, 4096, 4096, 4096, 4096, 4096])),
             Some(Choice::Merge(1..6))
         );
+    }
+
+    #[test]
+    fn what_would_make_a_crowd_of_an_append_only_collection_full_is_merged_with_it() {
+        let append = policy(Layout::AppendOnly);
+        let small = [4096; 5];
+        let large = |count| [vec![1 << 16; count], small.to_vec()].concat();
+        assert_eq!(append.pick(&runs(1, &large(3))), Some(Choice::Merge(3..8)));
+        assert_eq!(append.pick(&runs(1, &large(4))), Some(Choice::Merge(0..9)));
+        assert_eq!(append.pick(&runs(1, &large(4)[..8])), None, "not before there are enough small ones");
+        assert_eq!(
+            policy(Layout::Mutable).pick(&with_bottom(1 << 40, runs(2, &large(3)))),
+            Some(Choice::Merge(4..9))
+        );
+    }
+
+    /// How often a byte of an append-only collection is merged until its run is left alone, and runs at most.
+    #[test]
+    fn append_only_runs_are_merged_less_than_twice_and_stay_few() {
+        let config = ShardConfig { young_runs_max: 12, ..ShardConfig::default() };
+        let mut all: Vec<Candidate> = Vec::new();
+        let (mut flushed, mut written, mut most) = (0, 0, 0);
+        for number in 1..3000 {
+            let bytes = (10 << 20) + ((number * 7919 % 3) << 20);
+            all.extend(runs(number, &[bytes]));
+            flushed += bytes;
+            let policy = Policy::new(&config, Layout::AppendOnly, Seq(number.saturating_sub(6)), false);
+            while let Some(choice) = policy.pick(&all) {
+                let Choice::Merge(range) = choice else { panic!("there is no bottom") };
+                let inputs = &all[range.clone()];
+                let bytes = inputs.iter().map(|run| run.bytes).sum();
+                let seqs = (inputs[0].seqs.0, inputs[inputs.len() - 1].seqs.1);
+                written += bytes;
+                all.splice(range, [Candidate { bytes, seqs, is_bottom: false, is_busy: false }]);
+            }
+            most = most.max(all.iter().filter(|run| run.bytes < config.append_run_bytes_max).count());
+        }
+        let amplification = written as f64 / flushed as f64;
+        assert!(amplification < 1.95, "a byte is merged {amplification:.3} times");
+        assert!(most < 30, "{most} runs");
     }
 
     /// Flushes of random sizes, merged as the policy says, with a horizon that follows.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use op_engine::{Engine, Stats};
 use op_engine_io::yardstick::ProcessUsage;
 
-use super::load::{Load, UserBytes};
+use super::load::Load;
 use crate::cli::failure::Outcome;
 
 /// What is sampled while the store is filled.
@@ -56,8 +56,9 @@ pub(super) fn resident_bytes_max() -> u64 {
     ProcessUsage::now().resident_bytes_max
 }
 
-/// Bytes written by this engine since it was opened: segments by layout, and the WAL shared out by what was committed.
-pub(super) fn write_amplification(engine: &Engine, committed: UserBytes) -> Outcome<WriteAmplification> {
+/// Bytes written by this engine since it was opened: segments by layout, and the WAL, in which each operation has its key,
+/// its value and an equal share of the rest.
+pub(super) fn write_amplification(engine: &Engine, load: &Load) -> Outcome<WriteAmplification> {
     let stats = engine.blocking().stats()?;
     let names = engine.collection_names();
     let append_only: Vec<_> = names.iter().filter(|(_, name)| name == "bodies").map(|(id, _)| *id).collect();
@@ -67,11 +68,15 @@ pub(super) fn write_amplification(engine: &Engine, committed: UserBytes) -> Outc
         of_layout.map(|(_, traffic)| traffic.written_bytes()).sum()
     };
     let wal: u64 = stats.shards.iter().map(|shard| shard.wal_bytes).sum();
-    let wal_each = wal as f64 / (committed.mutable + committed.append_only).max(1) as f64;
-    let each = |written: u64, committed: u64| written as f64 / committed.max(1) as f64 + wal_each;
+    let user = load.committed.mutable + load.committed.append_only;
+    let wal_rest_each = wal.saturating_sub(user) as f64 / load.operations.max(1) as f64;
+    let each = |written: u64, committed: u64, operations: u64| {
+        (written as f64 + wal_rest_each * operations as f64) / committed.max(1) as f64 + 1.0
+    };
+    let mutable_operations = load.operations.saturating_sub(load.bodies);
     Ok(WriteAmplification {
-        mutable: each(written(false), committed.mutable),
-        append_only: each(written(true), committed.append_only),
+        mutable: each(written(false), load.committed.mutable, mutable_operations),
+        append_only: each(written(true), load.committed.append_only, load.bodies),
     })
 }
 

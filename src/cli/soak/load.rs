@@ -81,7 +81,7 @@ pub(super) struct Load {
     spent: Vec<u64>,
     spent_count: u64,
     pub(super) slots: u64,
-    bodies: u64,
+    pub(super) bodies: u64,
     pub(super) committed: UserBytes,
     pub(super) operations: u64,
 }

@@ -133,7 +133,7 @@ impl Soak<'_> {
         engine.blocking().compact()?;
         self.marks.note("compacting all", time(began.elapsed()));
         bar.finish_and_clear();
-        let written = write_amplification(&engine, self.load.committed)?;
+        let written = write_amplification(&engine, &self.load)?;
         self.marks.at_most("bytes written for each byte committed, Mutable", written.mutable, 6.0);
         self.marks.at_most("bytes written for each byte committed, AppendOnly", written.append_only, 4.0);
         self.marks.at_most("space for each live byte, after compacting", self.gauge.space(&self.load), 1.15);

@@ -325,6 +325,42 @@ fn a_removed_file_stays_usable_while_it_is_open() {
     });
 }
 
+/// The space of a removed file goes back piece by piece, by cutting the file off: not under those who still read it.
+#[test]
+fn a_large_removed_file_keeps_its_bytes_for_whoever_has_it_open() {
+    const BYTES: usize = 9 << 20;
+    let temp = temp();
+    run(settings(temp.path()), |env| async move {
+        let removed = name(FileKind::Segment, 5);
+        let file = env.open(removed, OpenMode::CreateNew).await.unwrap();
+        for (part, offset) in (0_u64..).zip((0..BYTES as u64).step_by(1 << 20)) {
+            let mut buf = env.buffer(1 << 20).await;
+            pattern(part, &mut buf);
+            file.write_at(offset, buf, WriteSync::Durable).await.1.unwrap();
+        }
+        let reader = env.open(removed, OpenMode::Read).await.unwrap();
+        env.remove(removed).await.unwrap();
+        assert!(matches!(env.open(removed, OpenMode::Read).await, Err(Error::NotFound { .. })));
+        drop(file);
+        // Long enough for every piece, had they been freed.
+        env.sleep(Duration::from_millis(300)).await;
+        assert_eq!(reader.len().await.unwrap(), BYTES as u64);
+        for (part, offset) in (0_u64..).zip((0..BYTES as u64).step_by(1 << 20)) {
+            let (buf, read) = reader.read_at(offset, env.buffer(1 << 20).await).await;
+            read.unwrap();
+            assert_pattern(part, &buf);
+        }
+        drop(reader);
+        // Other names are made and removed meanwhile.
+        for number in 10..20 {
+            drop(env.open(name(FileKind::Segment, number), OpenMode::CreateNew).await.unwrap());
+            env.remove(name(FileKind::Segment, number)).await.unwrap();
+            env.sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(env.list(Dir::Root).await.unwrap(), []);
+    });
+}
+
 #[test]
 fn allocated_space_reads_as_zeros_and_is_taken_from_the_filesystem() {
     use std::os::unix::fs::MetadataExt;

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use super::removed::{PIECE_BYTES, Removed};
 use super::sys;
 use crate::env::{Dir, FileName, OpenMode, Space};
 use crate::error::{Error, FileOp, Result};
@@ -109,8 +110,17 @@ impl Root {
         }
     }
 
-    pub(super) fn remove(&self, name: FileName) -> Result<()> {
-        let removed = self.within(name.dir, |dir| sys::unlink_at(dir, &name.leaf()));
+    /// Removes a name. Of a large file the descriptor comes back that keeps its space until it is freed by little.
+    pub(super) fn remove(&self, name: FileName) -> Result<Option<Removed>> {
+        let removed = self.within(name.dir, |dir| {
+            let leaf = name.leaf();
+            let file = sys::open_at(dir, &leaf, libc::O_WRONLY, 0).ok().and_then(|fd| {
+                let bytes = sys::file_len(fd.as_fd()).ok().filter(|bytes| *bytes > PIECE_BYTES)?;
+                Some((fd, bytes))
+            });
+            sys::unlink_at(dir, &leaf)?;
+            Ok(file.map(|(fd, bytes)| Removed::new(fd, bytes)))
+        });
         removed.map_err(|errno| Error::from_errno(FileOp::Remove, name, 0, 0, errno))
     }
 

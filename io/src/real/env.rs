@@ -162,7 +162,10 @@ impl Env for RealEnv {
 
     async fn remove(&self, name: FileName) -> Result<()> {
         let root = Arc::clone(&self.host.root);
-        self.host.file_calls.run(move || root.remove(name)).await
+        if let Some(removed) = self.host.file_calls.run(move || root.remove(name)).await? {
+            self.host.file_calls.free(removed);
+        }
+        Ok(())
     }
 
     async fn list(&self, dir: Dir) -> Result<Vec<FileName>> {

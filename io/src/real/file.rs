@@ -4,6 +4,7 @@ use std::fmt;
 use std::rc::Rc;
 
 use super::operation::{Operation, Work};
+use super::removed::PIECE_BYTES;
 use super::ring::Ring;
 use super::share::Share;
 use super::target::Target;
@@ -110,13 +111,16 @@ impl File for RealFile {
     }
 
     async fn release(&self, from: u64, to: u64) -> Result<()> {
-        if from >= to {
-            return Ok(());
+        let mut from = from;
+        while from < to {
+            let bytes = PIECE_BYTES.min(to - from);
+            match self.run(Operation::release(Rc::clone(&self.target), from, bytes), false).await.1 {
+                Ok(()) => from += bytes,
+                Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
-        match self.run(Operation::release(Rc::clone(&self.target), from, to - from), false).await.1 {
-            Err(Error::Os { errno: libc::EOPNOTSUPP, .. }) => Ok(()),
-            released => released,
-        }
+        Ok(())
     }
 
     async fn len(&self) -> Result<u64> {

@@ -1,6 +1,5 @@
 //! A thread beside each host for calls on files that take long and block: making and removing names, which wait for the
-//! filesystem's journal, and closing. The last descriptor of a removed file frees its space, tens of milliseconds for
-//! a large one, and the ring would do it on the thread that asks.
+//! filesystem's journal, closing, which the ring would do on the thread that asks, and freeing the space of removed files.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -10,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 
+use super::removed::{Removed, Turn};
 use super::sys::{self, Affinity};
 use crate::error::{Error, Result};
 use crate::reply::reply;
@@ -25,6 +25,7 @@ const FOREVER: Duration = Duration::from_secs(3600);
 enum Job {
     Call(Box<dyn FnOnce() + Send>),
     Close(OwnedFd),
+    Free(Removed),
     End,
 }
 
@@ -91,6 +92,12 @@ impl FileCalls {
         drop(self.jobs.try_send(Job::Close(fd)));
     }
 
+    /// Frees the space of a removed file by little, once nobody reads it any more.
+    pub(super) fn free(&self, removed: Removed) {
+        // What is not taken comes back, and is freed at once as it is closed.
+        drop(self.jobs.try_send(Job::Free(removed)));
+    }
+
     /// Runs work that keeps a core busy on a thread of its own, which gives way to those of shards. Dropped early, the
     /// work still runs to its end.
     pub(super) async fn aside<T: Send + 'static>(
@@ -126,16 +133,45 @@ fn settle(cores: Option<&Affinity>) {
     }
 }
 
+/// What the thread does when it is due.
+#[derive(Default)]
+struct Agenda {
+    closing: VecDeque<(OwnedFd, Instant)>,
+    freeing: Vec<Removed>,
+}
+
+impl Agenda {
+    fn next_due(&self) -> Option<Instant> {
+        let closing = self.closing.front().map(|(_, due)| *due);
+        closing.into_iter().chain(self.freeing.iter().map(Removed::due)).min()
+    }
+
+    /// Closes whatever is due and frees one piece: calls come between two of them.
+    fn keep(&mut self, now: Instant) {
+        while self.closing.front().is_some_and(|(_, due)| *due <= now) {
+            drop(self.closing.pop_front());
+        }
+        let next = self.freeing.iter().enumerate().min_by_key(|(_, removed)| removed.due());
+        if let Some((index, _)) = next.filter(|(_, removed)| removed.due() <= now)
+            && let Turn::Later(removed) = self.freeing.swap_remove(index).turn()
+        {
+            self.freeing.push(removed);
+        }
+    }
+}
+
 fn work(jobs: &Receiver<Job>) {
-    let mut closing: VecDeque<(OwnedFd, Instant)> = VecDeque::new();
+    let mut agenda = Agenda::default();
     loop {
-        let due = closing.front().map(|(_, due)| due.saturating_duration_since(Instant::now()));
+        let due = agenda.next_due().map(|due| due.saturating_duration_since(Instant::now()));
         match jobs.recv_timeout(due.unwrap_or(FOREVER)) {
             Ok(Job::Call(call)) => call(),
-            Ok(Job::Close(fd)) => closing.push_back((fd, Instant::now() + CLOSE_DELAY)),
-            Err(RecvTimeoutError::Timeout) => drop(closing.pop_front()),
+            Ok(Job::Close(fd)) => agenda.closing.push_back((fd, Instant::now() + CLOSE_DELAY)),
+            Ok(Job::Free(removed)) => agenda.freeing.push(removed),
+            Err(RecvTimeoutError::Timeout) => {}
             Ok(Job::End) | Err(RecvTimeoutError::Disconnected) => return,
         }
+        agenda.keep(Instant::now());
     }
 }
 

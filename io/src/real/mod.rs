@@ -20,6 +20,7 @@ mod operation;
 mod permits;
 mod probe;
 mod pump;
+mod removed;
 mod ring;
 mod ring_setup;
 mod settings;

@@ -149,6 +149,30 @@ pub(crate) fn sync_all(fd: BorrowedFd<'_>) -> Result<(), i32> {
     retried(|| unsafe { libc::fsync(fd.as_raw_fd()) }).map(drop)
 }
 
+/// Cuts an open file off at a length, or extends it with a hole.
+pub(super) fn truncate(fd: BorrowedFd<'_>, bytes: u64) -> Result<(), i32> {
+    let bytes = libc::off_t::try_from(bytes).map_err(|_| libc::EFBIG)?;
+    // SAFETY: a call without pointers on an open descriptor.
+    retried(|| unsafe { libc::ftruncate(fd.as_raw_fd(), bytes) }).map(drop)
+}
+
+/// Whether nobody else on the machine has the file open that `fd` has open for writing. Other copies of the same
+/// descriptor, and rings that know it, do not count.
+///
+/// The kernel grants a lease for writing exactly then (fcntl(2), F_SETLEASE). Fails where there are no leases.
+pub(super) fn is_only_descriptor(fd: BorrowedFd<'_>) -> Result<bool, i32> {
+    // SAFETY: a call without pointers on an open descriptor.
+    match check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) }) {
+        Ok(_) => {
+            // SAFETY: as above.
+            check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_SETLEASE, libc::F_UNLCK) })?;
+            Ok(true)
+        }
+        Err(libc::EAGAIN) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Switches direct I/O on an open file off.
 pub(crate) fn clear_direct(fd: BorrowedFd<'_>) -> Result<(), i32> {
     // SAFETY: a call without pointers on an open descriptor.

@@ -114,12 +114,12 @@ impl Root {
     pub(super) fn remove(&self, name: FileName) -> Result<Option<Removed>> {
         let removed = self.within(name.dir, |dir| {
             let leaf = name.leaf();
-            let file = sys::open_at(dir, &leaf, libc::O_WRONLY, 0).ok().and_then(|fd| {
+            let large = sys::open_at(dir, &leaf, libc::O_WRONLY, 0).ok().and_then(|fd| {
                 let bytes = sys::file_len(fd.as_fd()).ok().filter(|bytes| *bytes > PIECE_BYTES)?;
-                Some((fd, bytes))
+                Some(Removed::new(fd, dir.try_clone_to_owned().ok()?, bytes))
             });
             sys::unlink_at(dir, &leaf)?;
-            Ok(file.map(|(fd, bytes)| Removed::new(fd, bytes)))
+            Ok(large)
         });
         removed.map_err(|errno| Error::from_errno(FileOp::Remove, name, 0, 0, errno))
     }
